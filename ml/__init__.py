@@ -1,0 +1,1 @@
+"""Faces, the FMPN model, its training and its evaluation: plain Python, no Django."""
