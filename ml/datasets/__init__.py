@@ -1,0 +1,38 @@
+"""Readers that turn a data set's folder into typed samples, and the decoder of their pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ml.datasets.ferplus import read_ferplus
+from ml.datasets.folders import read_folders
+from ml.datasets.images import load_faces
+from ml.datasets.samples import ALL, SPLITS, DatasetError, Sample
+
+__all__ = ["KINDS", "DatasetError", "Sample", "load_faces", "load_samples"]
+
+Reader = Callable[[Path, str], list[Sample]]
+
+KINDS: Final[dict[str, Reader]] = {
+    "ferplus": read_ferplus,
+    "folders": read_folders,
+}
+
+
+def load_samples(kind: str, root: Path, split: str) -> list[Sample]:
+    """Read one split ("train", "valid", "test", or "all" of them) of the set of `kind` that lies in `root`.
+
+    The order is the same at every call. Sets without splits of their own are divided 80/10/10: by person
+    where the set tells who is on a picture, else by class. Raises DatasetError, in a sentence, for an unknown
+    kind or split, a missing folder or file, a class that is not known and a result without any sample.
+    """
+    if kind not in KINDS:
+        raise DatasetError(f"There is no data set kind {kind!r}: known are {', '.join(KINDS)}.")
+    if split not in (*SPLITS, ALL):
+        raise DatasetError(f"There is no split {split!r}: known are {', '.join((*SPLITS, ALL))}.")
+    if not root.is_dir():
+        raise DatasetError(f"There is no folder {root}.")
+    samples = KINDS[kind](root, split)
+    if not samples:
+        raise DatasetError(f"The {split} split of {root}, read as {kind}, holds no labelled picture.")
+    return samples

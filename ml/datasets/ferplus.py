@@ -1,0 +1,101 @@
+"""FER+: Microsoft's ten votes an image over the pictures of FER2013."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ml.datasets.images import pixel_digests
+from ml.datasets.samples import ALL, SPLITS, DatasetError, Sample
+from ml.expressions import EXPRESSIONS, expression_index
+
+FOLDERS: Final = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
+COLUMNS: Final = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+VOTE_COLUMNS: Final = len(COLUMNS) + 2  # after the eight: unknown, and NF (not a face)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of label.csv: the picture and its ten vote counts."""
+
+    path: Path
+    votes: tuple[int, ...]
+
+
+def read_ferplus(root: Path, split: str) -> list[Sample]:
+    """Read FER2013Train, FER2013Valid and FER2013Test (or the same under root/data).
+
+    Labels are the plurality of all ten columns. Valid and test: an image is kept where one column alone has
+    the most votes and that column is one of the eight expressions; ties, unknown and not-a-face are left
+    out. That gives the customary 3,371 of 3,573 test images. Train: ties teach too, so an image is left out
+    only where unknown or not-a-face has more votes than every expression.
+
+    Targets are the votes over the eight expressions, normalised. As in Microsoft's own code a single vote
+    counts as a slip and is taken out, unless no expression has more than one.
+
+    Pictures that stand in two splits (the same pixels) are kept in the later one only: dropped from train
+    if in valid or test, from valid if in test. Subjects are not known.
+    """
+    base = root if (root / FOLDERS["test"]).is_dir() else root / "data"
+    if split == ALL:
+        return [sample for part in SPLITS for sample in read_ferplus(root, part)]
+    rows = _read_rows(base / FOLDERS[split])
+    later = [
+        row.path for part in SPLITS[SPLITS.index(split) + 1 :] for row in _read_rows(base / FOLDERS[part])
+    ]
+    keep = _train_keeps if split == "train" else _evaluation_keeps
+    return [_to_sample(row) for row in _without_duplicates(rows, later) if keep(row.votes)]
+
+
+def _train_keeps(votes: tuple[int, ...]) -> bool:
+    expressions, others = votes[: len(COLUMNS)], votes[len(COLUMNS) :]
+    return max(expressions) > 0 and max(expressions) >= max(others)
+
+
+def _evaluation_keeps(votes: tuple[int, ...]) -> bool:
+    most = max(votes)
+    return votes.count(most) == 1 and votes.index(most) < len(COLUMNS)
+
+
+def _to_sample(row: Row) -> Sample:
+    votes = row.votes[: len(COLUMNS)]
+    agreed = [count if count > 1 else 0 for count in votes]
+    counted = agreed if any(agreed) else votes
+    target = [0.0] * len(EXPRESSIONS)
+    for name, count in zip(COLUMNS, counted, strict=True):
+        target[expression_index(name)] = count / sum(counted)
+    return Sample(row.path, target.index(max(target)), tuple(target))
+
+
+def _without_duplicates(rows: list[Row], later: list[Path]) -> list[Row]:
+    if not later:
+        return rows
+    taken = set(pixel_digests(later))
+    digests = pixel_digests([row.path for row in rows])
+    return [row for row, digest in zip(rows, digests, strict=True) if digest not in taken]
+
+
+def _read_rows(folder: Path) -> list[Row]:
+    table = folder / "label.csv"
+    if not table.is_file():
+        raise DatasetError(f"FER+ needs the file {table}, which is missing.")
+    with table.open(newline="", encoding="utf-8") as lines:
+        reader = csv.reader(lines)
+        rows = [_parse(cells, folder, reader.line_num) for cells in reader]
+    present = {path.name for path in folder.iterdir()}
+    missing = [row.path.name for row in rows if row.path.name not in present]
+    if missing:
+        raise DatasetError(
+            f"{table} names {len(rows)} images, but {len(missing)} of them are missing, first {missing[0]}."
+        )
+    return rows
+
+
+def _parse(cells: list[str], folder: Path, line: int) -> Row:
+    counts = [int(cell) for cell in cells[2:] if cell.isascii() and cell.isdigit()]
+    if len(cells) != 2 + VOTE_COLUMNS or len(counts) != VOTE_COLUMNS:
+        raise DatasetError(
+            f"Line {line} of {folder / 'label.csv'} is not a picture, its box and ten vote counts: "
+            f"{','.join(cells)[:80]!r}."
+        )
+    return Row(folder / cells[0], tuple(counts))

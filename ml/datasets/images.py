@@ -1,0 +1,72 @@
+"""Decoding a set's pictures: many small files, a few threads (Pillow lets go of the GIL while it decodes)."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from ml.datasets.samples import DatasetError, Sample
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # MPO opens as JPEG
+SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+THREADS: Final = min(4, os.cpu_count() or 1)
+
+Progress = Callable[[int, int], None]
+
+Image.init()  # Pillow would load its plugins at the first open, which is not safe in several threads
+
+
+def load_faces(
+    samples: Sequence[Sample], size: int, colour: bool, on_progress: Progress | None = None
+) -> NDArray[np.uint8]:
+    """Decode every sample to one array: uint8 (N, size, size, 3), or (N, size, size, 1) without `colour`.
+
+    Values are 0..255, RGB or luminance. A picture that is not square loses its longer sides evenly, so that
+    no face is stretched; an alpha channel is dropped; EXIF orientation is applied. Shrinking averages over
+    the area (Pillow's bicubic widens its support), enlarging is bicubic. `on_progress(done, total)` is
+    called in the caller's thread. Raises DatasetError that names the first file which cannot be read.
+    """
+    faces = np.empty((len(samples), size, size, 3 if colour else 1), np.uint8)
+
+    def fill(position: int) -> None:
+        picture = decode(samples[position].path, colour)
+        square = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+        faces[position] = np.asarray(square).reshape(size, size, -1)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for done, _ in enumerate(pool.map(fill, range(len(samples))), start=1):
+            if on_progress:
+                on_progress(done, len(samples))
+    return faces
+
+
+def pixel_digests(paths: Sequence[Path]) -> list[bytes]:
+    """The SHA-256 of each picture's luminance: equal for equal pictures, however they were compressed."""
+
+    def digest(path: Path) -> bytes:
+        picture = decode(path, colour=False)
+        return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(digest, paths))
+
+
+def decode(path: Path, colour: bool) -> Image.Image:
+    """Read one picture, upright, in mode RGB or L; DatasetError names a file that cannot be read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"The picture {path} cannot be read: {error}.") from error
+    if upright.mode.startswith("I"):  # sixteen bits of grey, which Pillow would clip to white
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    if upright.mode in ("P", "PA"):  # a palette may hold its own alpha: take it out of the colours first
+        upright = upright.convert("RGBA")
+    return upright.convert("RGB" if colour else "L")

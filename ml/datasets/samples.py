@@ -1,0 +1,52 @@
+"""What every reader of a data set gives back, and how sets without official splits are divided."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ml.expressions import EXPRESSIONS
+
+SPLITS: Final = ("train", "valid", "test")
+ALL: Final = "all"
+
+
+class DatasetError(Exception):
+    """A data set that cannot be read; its text is a sentence fit for a person."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled face that has not been decoded yet.
+
+    expression: index in EXPRESSIONS. target: eight soft targets in that order, each 0..1, sum 1.
+    subject: who is on the picture, as the set names people; None where it does not tell.
+    """
+
+    path: Path
+    expression: int
+    target: tuple[float, ...]
+    subject: str | None = None
+
+
+def certain(expression: int) -> tuple[float, ...]:
+    """The target of a set with one label an image: 1 for that expression, 0 for the others."""
+    return tuple(float(index == expression) for index in range(len(EXPRESSIONS)))
+
+
+def keys_of_split(keys: Iterable[str], split: str) -> set[str]:
+    """The keys (people, relative paths) that fall into `split`: 80 % train, 10 % valid, 10 % test.
+
+    The order of the keys' SHA-256 decides: it is the same on every machine and owes nothing to names. With
+    fewer than ten keys valid or test may be empty; train never is. Split "all" gives every key.
+    """
+    ordered = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
+    if split == ALL:
+        return set(ordered)
+    by_tenth = ("train",) * 8 + ("valid", "test")
+    return {key for rank, key in enumerate(ordered) if by_tenth[rank * 10 // len(ordered)] == split}
+
+
+def is_visible(path: Path) -> bool:
+    return not path.name.startswith(".")
