@@ -8,6 +8,7 @@ from ml.datasets.ferplus import read_ferplus
 from ml.datasets.folders import read_folders
 from ml.datasets.images import load_faces
 from ml.datasets.samples import ALL, SPLITS, DatasetError, Sample
+from ml.datasets.subjects import read_ckplus48, read_jaffe, read_yale
 
 __all__ = ["KINDS", "DatasetError", "Sample", "load_faces", "load_samples"]
 
@@ -16,6 +17,9 @@ Reader = Callable[[Path, str], list[Sample]]
 KINDS: Final[dict[str, Reader]] = {
     "ferplus": read_ferplus,
     "folders": read_folders,
+    "jaffe": read_jaffe,
+    "yale": read_yale,
+    "ckplus48": read_ckplus48,
 }
 
 
@@ -32,7 +36,10 @@ def load_samples(kind: str, root: Path, split: str) -> list[Sample]:
         raise DatasetError(f"There is no split {split!r}: known are {', '.join((*SPLITS, ALL))}.")
     if not root.is_dir():
         raise DatasetError(f"There is no folder {root}.")
-    samples = KINDS[kind](root, split)
+    try:
+        samples = KINDS[kind](root, split)
+    except OSError as error:
+        raise DatasetError(f"The {kind} set in {root} cannot be read: {error}.") from error
     if not samples:
         raise DatasetError(f"The {split} split of {root}, read as {kind}, holds no labelled picture.")
     return samples

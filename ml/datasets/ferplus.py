@@ -1,6 +1,7 @@
 """FER+: Microsoft's ten votes an image over the pictures of FER2013."""
 
 import csv
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -79,20 +80,23 @@ def _read_rows(folder: Path) -> list[Row]:
     table = folder / "label.csv"
     if not table.is_file():
         raise DatasetError(f"FER+ needs the file {table}, which is missing.")
-    with table.open(newline="", encoding="utf-8") as lines:
-        reader = csv.reader(lines)
-        rows = [_parse(cells, folder, reader.line_num) for cells in reader]
-    present = {path.name for path in folder.iterdir()}
-    missing = [row.path.name for row in rows if row.path.name not in present]
+    try:
+        with table.open(newline="", encoding="utf-8") as lines:
+            reader = csv.reader(lines)
+            rows = [_parse(cells, folder, reader.line_num) for cells in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{table} is no table of comma-separated values: {error}.") from error
+    present = set(folder.iterdir())
+    missing = [row.path for row in rows if row.path not in present]
     if missing:
         raise DatasetError(
-            f"{table} names {len(rows)} images, but {len(missing)} of them are missing, first {missing[0]}."
+            f"{table} names {len(rows)} images, but {len(missing)} are missing, first {missing[0].name}."
         )
     return rows
 
 
 def _parse(cells: list[str], folder: Path, line: int) -> Row:
-    counts = [int(cell) for cell in cells[2:] if cell.isascii() and cell.isdigit()]
+    counts = [int(cell) for cell in cells[2:] if re.fullmatch("[0-9]{1,3}", cell)]
     if len(cells) != 2 + VOTE_COLUMNS or len(counts) != VOTE_COLUMNS:
         raise DatasetError(
             f"Line {line} of {folder / 'label.csv'} is not a picture, its box and ten vote counts: "

@@ -65,7 +65,7 @@ def decode(path: Path, colour: bool) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DatasetError(f"The picture {path} cannot be read: {error}.") from error
-    if upright.mode.startswith("I"):  # sixteen bits of grey, which Pillow would clip to white
+    if upright.mode.startswith("I;16"):  # sixteen bits of grey, which Pillow would clip to white
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
     if upright.mode in ("P", "PA"):  # a palette may hold its own alpha: take it out of the colours first
         upright = upright.convert("RGBA")

@@ -1,0 +1,112 @@
+"""The old project's label files: pickles, read without trusting them.
+
+A pickle may name any function and have it called. This unpickler knows five harmless stand-ins that numpy's
+own arrays and numbers need, and refuses every other name before anything runs.
+"""
+
+import io
+import pickle
+import pickletools
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.datasets.samples import DatasetError
+
+MAX_BYTES: Final = 4 * 1024 * 1024  # the old files have 16 KB
+
+
+def read_labels(path: Path) -> dict[str, int]:
+    """Return the old project's numbers (1..7, -1) by the name of a sequence.
+
+    Raises DatasetError for a file that is missing, longer than 4 MB, broken, no mapping of names to whole
+    numbers, or that asks for anything but built-in containers, strings, numbers and numpy arrays: the
+    message says for what.
+    """
+    labels = load_plain_pickle(path)
+    if not isinstance(labels, dict) or not all(isinstance(name, str) for name in labels):
+        raise DatasetError(f"{path} does not hold a mapping of names to labels.")
+    return {name: _whole_number(label, name, path) for name, label in labels.items()}
+
+
+def load_plain_pickle(path: Path) -> Any:
+    """Return what the pickle holds, built of plain containers, strings, numbers and numpy arrays alone."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DatasetError(f"The label file {path} cannot be read: {error.strerror}.") from error
+    if len(data) > MAX_BYTES:
+        raise DatasetError(f"The label file {path} is longer than {MAX_BYTES} bytes.")
+    try:
+        _check_memory(data)
+        return PlainUnpickler(io.BytesIO(data)).load()
+    except Refused as error:
+        raise DatasetError(f"The label file {path} asks for {error}, which labels never need.") from None
+    except Exception as error:  # a broken stream can fail in any way
+        raise DatasetError(f"The label file {path} is no sound pickle: {error}.") from error
+
+
+class Refused(pickle.UnpicklingError):
+    """The pickle names something that is not on the list; the text is its dotted name."""
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Builds containers, strings, numbers and numeric numpy arrays; raises Refused for any other name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        # numpy 1 kept in numpy.core what numpy 2 keeps in numpy._core
+        found = _STAND_INS.get((module.replace("numpy._core", "numpy.core"), name))
+        if found is None:
+            raise Refused(f"{module}.{name}")
+        return found
+
+
+def _check_memory(data: bytes) -> None:
+    """Walk through the stream without running it: lengths must fit the file, and so must memo positions.
+
+    (The C unpickler would make room for four thousand million entries on the word of five bytes.)
+    """
+    for opcode, argument, _ in pickletools.genops(data):
+        if "PUT" in opcode.name and isinstance(argument, int) and argument > len(data):
+            raise pickle.UnpicklingError("a memo position is out of bounds")
+
+
+def _numeric_dtype(kind: str, _align: bool = False, _copy: bool = False) -> np.dtype[Any]:
+    dtype = np.dtype(kind)
+    if dtype.kind not in "biufSU":
+        raise Refused(f"a numpy array of type {kind!r}")
+    return np.dtype(kind, copy=True)
+
+
+def _empty_array(*_: object) -> NDArray[Any]:
+    """What numpy calls first: the array is filled by its own __setstate__, which checks the size."""
+    return np.empty(0, np.int8)
+
+
+def _scalar(dtype: np.dtype[Any], data: bytes) -> Any:
+    return np.frombuffer(data, dtype, count=1)[0]
+
+
+def _encode(text: str, _encoding: str = "latin1") -> bytes:
+    """Protocol 2 writes bytes as text."""
+    return text.encode("latin1")
+
+
+# numpy.ndarray stands in a pickle only as an argument to _reconstruct, which does not look at it here.
+_STAND_INS: Final[dict[tuple[str, str], object]] = {
+    ("numpy", "ndarray"): "numpy.ndarray",
+    ("numpy", "dtype"): _numeric_dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("_codecs", "encode"): _encode,
+}
+
+
+def _whole_number(label: object, name: str, path: Path) -> int:
+    value = label.item() if isinstance(label, np.generic | np.ndarray) and label.size == 1 else label
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    raise DatasetError(f"{path} labels {name!r} with {label!r}, which is no whole number.")
