@@ -1,0 +1,176 @@
+"""Django's settings, read from the environment or `.env`: docs/settings.md explains every variable."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import environ
+from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+
+from fer_site.broker import socket_path
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# NAME_FILE holds the path of a file with the value: how container platforms hand over secrets.
+env = environ.FileAwareEnv()
+env.read_env(os.environ.get("FER_ENV_FILE", BASE_DIR / ".env"))
+
+try:
+    SECRET_KEY = env.str("SECRET_KEY")
+except ImproperlyConfigured:
+    raise ImproperlyConfigured(
+        "SECRET_KEY is not set. `make install` and `make run` write a .env file with a random one; "
+        "elsewhere set the environment variable SECRET_KEY, or SECRET_KEY_FILE, to a long random string."
+    ) from None
+
+DEBUG = env.bool("DEBUG", default=False)
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+
+# What the application does ---------------------------------------------------------------------------------
+
+FER_VAR_DIR = Path(env.str("FER_VAR_DIR", default=str(BASE_DIR / "var"))).resolve()
+FER_HOST = env.str("FER_HOST", default="127.0.0.1")
+FER_CHECKPOINT = Path(
+    env.str("FER_CHECKPOINT", default=str(BASE_DIR / "ml" / "weights" / "compact.safetensors"))
+).resolve()
+FER_DETECTOR = env.str("FER_DETECTOR", default="mtcnn")
+FER_DEVICE = env.str("FER_DEVICE", default="auto")
+FER_RETENTION_HOURS = env.float("FER_RETENTION_HOURS", default=24.0)
+FER_MAX_UPLOAD_MB = env.float("FER_MAX_UPLOAD_MB", default=15.0)
+FER_MAX_MEGAPIXELS = env.float("FER_MAX_MEGAPIXELS", default=40.0)
+FER_MAX_FILES = env.int("FER_MAX_FILES", default=20)
+
+# Django ----------------------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "csp",
+    "ml.apps.MlConfig",
+    "recognition.apps.RecognitionConfig",
+    "training.apps.TrainingConfig",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "fer_site.urls"
+WSGI_APPLICATION = "fer_site.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+database: dict[str, Any] = env.db_url("DATABASE_URL", default=f"sqlite:///{FER_VAR_DIR / 'db.sqlite3'}")
+if database["ENGINE"] == "django.db.backends.sqlite3":
+    # Site and worker write the same file: readers never wait (WAL), and a writer asks for the lock when its
+    # transaction begins, where SQLite waits for its turn instead of failing with "database is locked".
+    database["OPTIONS"] = {
+        "timeout": 20,
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+DATABASES = {"default": database}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = env.str("TIME_ZONE", default="UTC")
+USE_TZ = True
+
+# WhiteNoise serves every file from where it stands: nothing to collect, nothing to forget.
+STATIC_URL = "static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+WHITENOISE_USE_FINDERS = True
+
+# Photos and crops; views hand them out to the session they belong to, the web server never does.
+MEDIA_ROOT = FER_VAR_DIR / "media"
+
+# An upload is as many files as allowed, each as large as allowed; Django spools the large ones to disk.
+FILE_UPLOAD_PERMISSIONS = 0o600
+DATA_UPLOAD_MAX_NUMBER_FILES = FER_MAX_FILES
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 1000
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # the form's fields, without its files
+
+# Security --------------------------------------------------------------------------------------------------
+
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        # blob: the preview of a chosen photo; data: the small drawings inside style sheets.
+        "img-src": [SELF, "blob:", "data:"],
+        "object-src": [NONE],
+        "base-uri": [NONE],
+        "form-action": [SELF],
+        "frame-ancestors": [NONE],
+    }
+}
+X_FRAME_OPTIONS = "DENY"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_HTTPONLY = True
+CSRF_COOKIE_SAMESITE = "Lax"
+
+if env.bool("FER_HTTPS", default=False):
+    # Behind a proxy that speaks HTTPS and sets X-Forwarded-Proto itself.
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SECURE_SSL_REDIRECT = True
+    SECURE_HSTS_SECONDS = 31_536_000
+    SESSION_COOKIE_SECURE = True
+    CSRF_COOKIE_SECURE = True
+
+# Celery ----------------------------------------------------------------------------------------------------
+
+CELERY_BROKER_URL = env.str("FER_BROKER_URL", default=f"redis+socket://{socket_path(FER_VAR_DIR)}")
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SERIALIZER = "json"
+CELERY_TASK_IGNORE_RESULT = True  # rows are the truth of a task, not a result store
+CELERY_TASK_ACKS_LATE = True  # a task whose worker dies is delivered again
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BEAT_SCHEDULE_FILENAME = str(FER_VAR_DIR / "celerybeat-schedule")
+CELERY_BEAT_SCHEDULE = {
+    "purge expired analyses": {"task": "recognition.tasks.purge_expired", "schedule": 15 * 60},
+}
+
+# Log -------------------------------------------------------------------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="INFO")},
+}

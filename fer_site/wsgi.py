@@ -1,0 +1,9 @@
+"""What a WSGI server such as waitress serves."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fer_site.settings")
+
+application = get_wsgi_application()

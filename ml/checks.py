@@ -1,0 +1,1 @@
+"""System checks: weights present and intact, the device there."""

@@ -1,0 +1,1 @@
+"""Training runs: the commands, and what they share."""

@@ -1,0 +1,7 @@
+"""The training application."""
+
+from django.apps import AppConfig
+
+
+class TrainingConfig(AppConfig):
+    name = "training"
