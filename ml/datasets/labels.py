@@ -1,17 +1,18 @@
 """The old project's label files: pickles, read without trusting them.
 
-A pickle may name any function and have it called. This unpickler knows five harmless stand-ins that numpy's
-own arrays and numbers need, and refuses every other name before anything runs.
+A pickle may name any function and have it called. This unpickler knows only the five names that numpy's
+arrays and numbers need, puts plain Python in their place (numpy's own __setstate__ crashes the process on a
+forged state), and refuses every other name before anything runs.
 """
 
 import io
 import pickle
 import pickletools
+import re
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ml.datasets.samples import DatasetError
 
@@ -32,7 +33,10 @@ def read_labels(path: Path) -> dict[str, int]:
 
 
 def load_plain_pickle(path: Path) -> Any:
-    """Return what the pickle holds, built of plain containers, strings, numbers and numpy arrays alone."""
+    """Return what the pickle holds in plain containers, strings and numbers.
+
+    A numpy number becomes a Python number, a numpy array the flat list of its values in memory order.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -54,7 +58,7 @@ class Refused(pickle.UnpicklingError):
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Builds containers, strings, numbers and numeric numpy arrays; raises Refused for any other name."""
+    """Builds containers, strings and numbers, also out of numpy's; raises Refused for any other name."""
 
     def find_class(self, module: str, name: str) -> Any:
         # numpy 1 kept in numpy.core what numpy 2 keeps in numpy._core
@@ -74,31 +78,47 @@ def _check_memory(data: bytes) -> None:
             raise pickle.UnpicklingError("a memo position is out of bounds")
 
 
-def _numeric_dtype(kind: str, _align: bool = False, _copy: bool = False) -> np.dtype[Any]:
-    dtype = np.dtype(kind)
-    if dtype.kind not in "biufSU":
-        raise Refused(f"a numpy array of type {kind!r}")
-    return np.dtype(kind, copy=True)
+class _Dtype:
+    """What stands for a numpy.dtype: a plain kind such as f8, and its byte order."""
+
+    def __init__(self, kind: str, *_: object) -> None:
+        if not re.fullmatch("[biufSU][0-9]{1,3}", kind):
+            raise Refused(f"a numpy array of type {kind!r}")
+        self.dtype = np.dtype(kind)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+    def values(self, data: bytes) -> list[Any]:
+        values: list[Any] = np.frombuffer(data, self.dtype).tolist()
+        return values
 
 
-def _empty_array(*_: object) -> NDArray[Any]:
-    """What numpy calls first: the array is filled by its own __setstate__, which checks the size."""
-    return np.empty(0, np.int8)
+class _Array(list[Any]):
+    """What stands for a numpy.ndarray: made empty, then filled with its values."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _version, _shape, dtype, _fortran, data = state
+        self[:] = dtype.values(data)
 
 
-def _scalar(dtype: np.dtype[Any], data: bytes) -> Any:
-    return np.frombuffer(data, dtype, count=1)[0]
+def _empty_array(*_: object) -> _Array:
+    return _Array()
 
 
-def _encode(text: str, _encoding: str = "latin1") -> bytes:
+def _scalar(dtype: _Dtype, data: bytes) -> Any:
+    (value,) = dtype.values(data)
+    return value
+
+
+def _encode(text: str, _encoding: str) -> bytes:
     """Protocol 2 writes bytes as text."""
     return text.encode("latin1")
 
 
-# numpy.ndarray stands in a pickle only as an argument to _reconstruct, which does not look at it here.
 _STAND_INS: Final[dict[tuple[str, str], object]] = {
-    ("numpy", "ndarray"): "numpy.ndarray",
-    ("numpy", "dtype"): _numeric_dtype,
+    ("numpy", "ndarray"): "numpy.ndarray",  # only ever an argument of _reconstruct, which ignores it here
+    ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): _empty_array,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("_codecs", "encode"): _encode,
@@ -106,7 +126,7 @@ _STAND_INS: Final[dict[tuple[str, str], object]] = {
 
 
 def _whole_number(label: object, name: str, path: Path) -> int:
-    value = label.item() if isinstance(label, np.generic | np.ndarray) and label.size == 1 else label
+    value = label[0] if isinstance(label, list) and len(label) == 1 else label
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return int(value)
     raise DatasetError(f"{path} labels {name!r} with {label!r}, which is no whole number.")

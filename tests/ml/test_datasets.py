@@ -372,6 +372,21 @@ def test_no_other_function_is_called_from_a_label_file(tmp_path: Path, call: Cal
         load_samples("ckplus48", root, "all")
 
 
+class ForgedType:
+    """A numpy type of whole numbers that claims to hold references: reading it with numpy itself crashes."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return np.dtype, ("i8", False, True), (3, "<", None, None, None, -1, -1, 63)
+
+
+def test_a_forged_numpy_type_does_not_reach_numpy(tmp_path: Path) -> None:
+    make_number = np.int64(5).__reduce__()[0]
+    assert callable(make_number)
+    forged = Trap(make_number, ForgedType(), (5).to_bytes(8, "little"))
+    root = make_ckplus(tmp_path, {"S005_001": forged}, "S005_001_00000011.png")
+    assert shown(load_samples("ckplus48", root, "all")) == {"S005_001_00000011.png": "happiness"}
+
+
 @pytest.mark.parametrize(
     "content",
     [
