@@ -1,0 +1,39 @@
+"""Pictures as they are kept, shown and handed out: our own encodings, never a byte of what was uploaded."""
+
+import io
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# Large enough for a screen; the photo itself is not kept.
+SHOWN_SIDE: Final = 2048
+
+
+def encode_photo(image: NDArray[np.uint8]) -> bytes:
+    """Encode an RGB photo (height, width, 3) as a JPEG of at most `SHOWN_SIDE` pixels a side."""
+    height, width = image.shape[:2]
+    scale = SHOWN_SIDE / max(height, width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    return _encode(image, "JPEG", quality=88)
+
+
+def encode_crop(crop: NDArray[np.uint8]) -> bytes:
+    """Encode an aligned face, RGB (S, S, 3), as a JPEG."""
+    return _encode(crop, "JPEG", quality=92)
+
+
+def encode_mask(mask: NDArray[np.float32]) -> bytes:
+    """Encode a motion mask (S, S), 0..1, as a PNG in the colours of viridis, from violet to yellow."""
+    levels = (mask.clip(0, 1) * 255).round().astype(np.uint8)
+    return _encode(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[..., ::-1], "PNG", optimize=True)
+
+
+def _encode(image: NDArray[np.uint8], form: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(stream, form, **options)
+    return stream.getvalue()

@@ -1,0 +1,185 @@
+"""The pages. An analysis is seen by the browser session that made it and is a 404 to all others."""
+
+import logging
+from collections.abc import Sequence
+
+from django.conf import settings
+from django.contrib import messages
+from django.core.exceptions import TooManyFilesSent
+from django.core.files import File
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import cache_control
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.views.decorators.http import require_POST, require_safe
+
+from recognition import services
+from recognition.models import Analysis, new_token
+from recognition.reports import report_analysis, write_csv
+from recognition.samples import SAMPLES
+from recognition.services import PredictorError, UploadError
+
+logger = logging.getLogger(__name__)
+
+# Nobody's photos stay in a cache, neither on the way nor in the browser.
+private = cache_control(private=True, no_store=True)
+
+RECENT = 8
+
+
+@private
+@require_safe
+def home(request: HttpRequest) -> HttpResponse:
+    return _home(request)
+
+
+@csrf_exempt  # `_analyse` is protected; nothing may read the body before its length was looked at
+@private
+@require_POST
+def analyse(request: HttpRequest) -> HttpResponse:
+    """Take the upload: to its result page, or back to the form with the reason.
+
+    Answers in JSON to who prefers it: {"url"} or {"error", "rejections": [{"name", "reason"}]}.
+    """
+    # Every file at its largest, and something for the form around them.
+    most = (settings.FER_MAX_FILES * settings.FER_MAX_UPLOAD_MB + 1) * 1_000_000
+    if int(request.META.get("CONTENT_LENGTH") or 0) > most:
+        return _refuse_large(request)
+    try:
+        return _analyse(request)
+    except TooManyFilesSent:
+        return _refuse(request, UploadError(f"At most {settings.FER_MAX_FILES} photos go into one upload."))
+
+
+@csrf_protect
+def _analyse(request: HttpRequest) -> HttpResponse:
+    return _answer(request, request.FILES.getlist("photos"))
+
+
+@private
+@require_POST
+def sample(request: HttpRequest, slug: str) -> HttpResponse:
+    """Analyse one of the photos that come with the site."""
+    if slug not in SAMPLES:
+        raise Http404
+    with SAMPLES[slug].path.open("rb") as stream:
+        return _answer(request, [File(stream, name=f"{slug}.jpg")])
+
+
+def _answer(request: HttpRequest, files: "Sequence[File[bytes]]") -> HttpResponse:
+    try:
+        analysis = services.analyse_upload(files, _owner_or_new(request))
+    except UploadError as error:
+        return _refuse(request, error)
+    except PredictorError as error:
+        logger.error("The model cannot be loaded: %s", error)
+        return _refuse_without_model(request)
+    if _prefers_json(request):
+        return JsonResponse({"url": analysis.get_absolute_url()}, status=201)
+    return redirect(analysis)
+
+
+def _refuse(request: HttpRequest, error: UploadError) -> HttpResponse:
+    if _prefers_json(request):
+        rejections = [{"name": name, "reason": reason} for name, reason in error.rejections]
+        return JsonResponse({"error": str(error), "rejections": rejections}, status=400)
+    return _home(request, error)
+
+
+def _refuse_large(request: HttpRequest) -> HttpResponse:
+    if _prefers_json(request):
+        most = f"at most {settings.FER_MAX_FILES} photos of {settings.FER_MAX_UPLOAD_MB:g} MB"
+        return JsonResponse({"error": f"This upload is too large: {most} go into one."}, status=413)
+    return render(request, "413.html", _limits(), status=413)
+
+
+def _refuse_without_model(request: HttpRequest) -> HttpResponse:
+    if _prefers_json(request):
+        sentence = "The model that reads expressions is missing or damaged on this server. Nothing was kept."
+        return JsonResponse({"error": sentence}, status=503)
+    return render(request, "503.html", status=503)
+
+
+def _home(request: HttpRequest, error: UploadError | None = None) -> HttpResponse:
+    recent = Analysis.objects.live().filter(owner=_owner(request)).prefetch_related("photos__faces")[:RECENT]
+    context = {"recent": recent, "samples": SAMPLES.values(), "error": error, **_limits()}
+    return render(request, "recognition/home.html", context, status=400 if error else 200)
+
+
+@private
+@require_safe
+def analysis(request: HttpRequest, token: str) -> HttpResponse:
+    own = _own(request, token)
+    photos = own.photos.prefetch_related("faces")
+    return render(request, "recognition/analysis.html", {"analysis": own, "photos": photos})
+
+
+@private
+@require_safe
+def picture(request: HttpRequest, token: str, filename: str) -> HttpResponseBase:
+    """Serve one of the analysis's pictures; the URL pattern allows only names that we give."""
+    path = _own(request, token).folder / filename
+    if not path.is_file():
+        raise Http404
+    response = FileResponse(path.open("rb"))
+    response["X-Content-Type-Options"] = "nosniff"
+    response["Cross-Origin-Resource-Policy"] = "same-origin"
+    return response
+
+
+@private
+@require_safe
+def download_json(request: HttpRequest, token: str) -> HttpResponse:
+    report = report_analysis(_own(request, token))
+    response = JsonResponse(report, json_dumps_params={"indent": 1, "ensure_ascii": False})
+    response["Content-Disposition"] = 'attachment; filename="expressions.json"'
+    return response
+
+
+@private
+@require_safe
+def download_csv(request: HttpRequest, token: str) -> HttpResponse:
+    response = HttpResponse(content_type="text/csv; charset=utf-8")
+    response["Content-Disposition"] = 'attachment; filename="expressions.csv"'
+    write_csv(report_analysis(_own(request, token)), response)
+    return response
+
+
+@private
+@require_POST
+def delete(request: HttpRequest, token: str) -> HttpResponse:
+    _own(request, token).delete()
+    messages.success(request, "Deleted. The photos and everything read in them are gone.")
+    return redirect("home")
+
+
+def _limits() -> dict[str, object]:
+    return {
+        "max_files": settings.FER_MAX_FILES,
+        "max_megabytes": settings.FER_MAX_UPLOAD_MB,
+        "max_megapixels": settings.FER_MAX_MEGAPIXELS,
+        "retention_hours": settings.FER_RETENTION_HOURS,
+    }
+
+
+def _owner(request: HttpRequest) -> str | None:
+    """The word by which this browser session owns its analyses: none before its first upload.
+
+    It is not the session's key: that changes when somebody logs in, and is a secret no row should hold.
+    """
+    owner: str | None = request.session.get("owner")
+    return owner
+
+
+def _owner_or_new(request: HttpRequest) -> str:
+    owner: str = request.session.setdefault("owner", new_token())
+    return owner
+
+
+def _own(request: HttpRequest, token: str) -> Analysis:
+    return get_object_or_404(Analysis.objects.live(), token=token, owner=_owner(request))
+
+
+def _prefers_json(request: HttpRequest) -> bool:
+    return request.get_preferred_type(["text/html", "application/json"]) == "application/json"

@@ -1,0 +1,192 @@
+// The upload form, made comfortable: drop, paste and camera, previews with names, and progress.
+// Without this script the form still works as it stands in the page.
+
+const form = document.querySelector("#upload");
+const maxFiles = Number(form.dataset.maxFiles);
+const maxMegabytes = Number(form.dataset.maxMegabytes);
+const chosen = form.querySelector("#chosen");
+const problem = form.querySelector("#problem");
+const send = form.querySelector("#send");
+const progress = form.querySelector("#progress");
+const bar = progress.querySelector("progress");
+const status = progress.querySelector("[role=status]");
+
+/** The photos to send, each beside its line in the list. @type {Map<File, HTMLLIElement>} */
+const photos = new Map();
+
+function plural(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+function size(bytes) {
+  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+function complain(sentence, rejections = []) {
+  problem.querySelector("p").textContent = sentence;
+  problem.querySelector("ul").replaceChildren(
+    ...rejections.map(({ name, reason }) => element("li", {}, element("strong", { textContent: name }), ` ${reason}`)),
+  );
+  problem.hidden = false;
+}
+
+function refresh() {
+  const count = photos.size;
+  send.textContent = count ? `Read the expressions in ${plural(count, "photo")}` : "Read the expressions";
+  send.disabled = count === 0;
+}
+
+async function preview(file, canvas) {
+  try {
+    // Decoded at the size it is shown in, and turned as its EXIF says.
+    const picture = await createImageBitmap(file, { resizeHeight: canvas.height, resizeQuality: "medium" });
+    const shift = (canvas.width - picture.width) / 2;
+    canvas.getContext("2d").drawImage(picture, shift, 0);
+    picture.close();
+  } catch {
+    canvas.classList.add("unreadable"); // the server says why, in words
+  }
+}
+
+function add(files) {
+  problem.hidden = true;
+  for (const file of files) {
+    if (photos.size >= maxFiles) {
+      complain(`At most ${maxFiles} photos go into one upload; the first ${maxFiles} were taken.`);
+      break;
+    }
+    if (file.size > maxMegabytes * 1e6) {
+      complain(`${file.name} is larger than ${maxMegabytes} MB and was left out.`);
+      continue;
+    }
+    const canvas = element("canvas", { width: 96, height: 72 });
+    const remove = element("button", { type: "button", textContent: "×", className: "remove" });
+    remove.setAttribute("aria-label", `Leave out ${file.name}`);
+    const line = element(
+      "li",
+      {},
+      canvas,
+      element("span", { textContent: file.name, className: "name" }),
+      element("small", { textContent: size(file.size) }),
+      remove,
+    );
+    remove.addEventListener("click", () => {
+      const next = line.nextElementSibling ?? line.previousElementSibling;
+      line.remove();
+      photos.delete(file);
+      refresh();
+      (next?.querySelector("button") ?? form.querySelector("#photos")).focus();
+    });
+    photos.set(file, line);
+    chosen.append(line);
+    preview(file, canvas);
+  }
+  refresh();
+}
+
+for (const input of form.querySelectorAll("input[type=file]")) {
+  input.addEventListener("change", () => {
+    add(input.files);
+    input.value = ""; // so that the same file can be chosen again after it was left out
+  });
+}
+
+// Drop anywhere on the page: nobody aims.
+let depth = 0;
+const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+document.addEventListener("dragenter", (event) => {
+  if (carriesFiles(event)) form.classList.toggle("dragging", ++depth > 0);
+});
+document.addEventListener("dragleave", (event) => {
+  if (carriesFiles(event)) form.classList.toggle("dragging", --depth > 0);
+});
+document.addEventListener("dragover", (event) => {
+  if (carriesFiles(event)) event.preventDefault();
+});
+document.addEventListener("drop", (event) => {
+  if (!carriesFiles(event)) return;
+  event.preventDefault();
+  depth = 0;
+  form.classList.remove("dragging");
+  add(event.dataTransfer.files);
+});
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData.files.length) add(event.clipboardData.files);
+});
+
+function busy(on) {
+  form.classList.toggle("busy", on);
+  form.setAttribute("aria-busy", String(on));
+  progress.hidden = !on;
+  send.hidden = on;
+  for (const button of document.querySelectorAll("button, input[type=file]")) button.disabled = on;
+  if (!on) refresh();
+}
+
+function uploading(event) {
+  if (!event.lengthComputable) return;
+  const percent = Math.round((100 * event.loaded) / event.total);
+  bar.value = percent;
+  status.textContent = `Sending ${plural(photos.size, "photo")}: ${percent} %`;
+}
+
+function analysing(count) {
+  bar.removeAttribute("value"); // there is no telling how many faces will be found
+  status.textContent = `Analysing ${plural(count, "photo")}, usually about a second each…`;
+}
+
+function answered({ status: code, response }) {
+  if (response?.url) {
+    location.assign(response.url);
+    return;
+  }
+  busy(false);
+  complain(
+    response?.error ??
+      (code === 413 ? "This upload is too large. Send fewer photos at a time."
+        : code === 403 ? "This page has grown old. Load it again and send the photos from there."
+        : code === 0 ? "The connection was lost. Nothing was kept; try again."
+        : "Something broke on our side. Nothing was kept; trying again may work."),
+    response?.rejections,
+  );
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  problem.hidden = true;
+  const data = new FormData(form);
+  data.delete("photos");
+  for (const file of photos.keys()) data.append("photos", file);
+
+  const request = new XMLHttpRequest(); // fetch() cannot say how far an upload has come
+  request.open("POST", form.action);
+  request.responseType = "json";
+  request.setRequestHeader("Accept", "application/json");
+  request.upload.addEventListener("progress", uploading);
+  request.upload.addEventListener("load", () => analysing(photos.size));
+  request.addEventListener("loadend", () => answered(request));
+  busy(true);
+  request.send(data);
+});
+
+for (const sample of document.querySelectorAll("[data-sample]")) {
+  sample.addEventListener("submit", () => {
+    // After the form's own data were gathered: a disabled button would not stop them, but a second click is.
+    setTimeout(() => {
+      busy(true);
+      analysing(1);
+    });
+  });
+}
+
+// Coming back by the browser's own way finds the form as fresh as the first time.
+addEventListener("pageshow", (event) => {
+  if (event.persisted) busy(false);
+});
+refresh();
