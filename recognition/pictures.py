@@ -30,7 +30,8 @@ def encode_crop(crop: NDArray[np.uint8]) -> bytes:
 def encode_mask(mask: NDArray[np.float32]) -> bytes:
     """Encode a motion mask (S, S), 0..1, as a PNG in the colours of viridis, from violet to yellow."""
     levels = (mask.clip(0, 1) * 255).round().astype(np.uint8)
-    return _encode(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[..., ::-1], "PNG", optimize=True)
+    coloured = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS).astype(np.uint8, copy=False)
+    return _encode(coloured[..., ::-1], "PNG", optimize=True)
 
 
 def _encode(image: NDArray[np.uint8], form: str, **options: object) -> bytes:

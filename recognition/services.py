@@ -119,7 +119,7 @@ class _Draft:
         return self.analysis
 
 
-def analyse_upload(files: Sequence[File[bytes]], owner: str) -> Analysis:
+def analyse_upload(files: "Sequence[File[bytes]]", owner: str) -> Analysis:
     """Read every face in the uploaded photos and store the result as `owner`'s.
 
     Files that cannot be used are listed with the reason, and the others go through. Photos are decoded and

@@ -2,32 +2,37 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from django import template
+from django.utils import timezone
+from django.utils.timesince import timesince, timeuntil
 
 from ml.expressions import EXPRESSIONS
 from recognition.models import Analysis, Face, Photo
 
 register = template.Library()
 
-CHIP_HEIGHT: Final = 20  # pixels, as in site.css
-# A chip stands above its box and to its right, save where the photo ends before the chip does.
-TOP_SHARE: Final = 0.06
+CHIP_HEIGHT: Final = 20  # pixels
+# A chip reads to the right from its box, save where the photo ends before the chip does, and stands above it,
+# save at the photo's upper edge.
+EDGE_SHARE: Final = 0.06
 RIGHT_SHARE: Final = 0.75
-# Where a face is narrower than this share of its photo, words would cover the neighbours: a chip then shows
-# its number until it is pointed at.
+# Where a face is narrower than this share of its photo, chips would cover the neighbours' faces: they are
+# then small, below the chin, and show their word only when pointed at.
 CROWDED_SHARE: Final = 0.1
+
+# The room for a photo on a usual screen, in pixels: beside its faces, or above them.
+SHOWN_WIDTH: Final = 1150
+SHOWN_HEIGHT: Final = 720
 
 
 @register.filter
 def percent(share: float) -> str:
     """A probability in the digits it deserves; certainty is never claimed, nor impossibility."""
-    if share < 0.005:
-        return "<1 %"
-    if share >= 0.995:
-        return ">99 %"
-    return f"{share * 100:.0f} %"
+    digits = "<1" if share < 0.005 else ">99" if share >= 0.995 else f"{share * 100:.0f}"
+    return f"{digits}\N{NARROW NO-BREAK SPACE}%"
 
 
 @register.filter
@@ -72,13 +77,34 @@ def anchor(face: Face) -> str:
 
 
 @register.filter
+def ago(moment: datetime) -> str:
+    """How long ago, in one unit: "5 minutes ago"."""
+    return (
+        "just now" if timezone.now() - moment < timedelta(minutes=1) else f"{timesince(moment, depth=1)} ago"
+    )
+
+
+@register.filter
+def left(moment: datetime) -> str:
+    """How long until then, in one unit: "23 hours"."""
+    return timeuntil(moment, depth=1)
+
+
+@register.filter
+def shown_size(photo: Photo) -> tuple[int, int]:
+    """The width and height to show a photo in, so that it fits a screen beside its faces."""
+    scale = min(SHOWN_WIDTH / photo.width, SHOWN_HEIGHT / photo.height, 1)
+    return max(1, round(photo.width * scale)), max(1, round(photo.height * scale))
+
+
+@register.filter
 def crowded(photo: Photo) -> bool:
     """Whether a face is so narrow that words above the boxes would run into each other."""
     return any((face.box[2] - face.box[0]) / photo.width < CROWDED_SHARE for face in photo.faces.all())
 
 
 def _share(value: float) -> str:
-    return f"{min(max(value, 0), 1):.2%}"
+    return f"{value:.2%}"
 
 
 @register.inclusion_tag("recognition/_box.html")
@@ -88,25 +114,37 @@ def face_box(face: Face, photo: Photo) -> dict[str, object]:
     Places are shares of the photo, so the outline fits it at whatever size it is shown, while lines and
     letters keep their size in pixels.
     """
-    left, top, right, bottom = face.box
+    left, top, right, bottom = _within(face.box, photo)
     word = face.expression or face.problem
     number_width, word_width = 12 + 8 * len(str(face.number)), 12 + 7 * len(word)
-    at_right = left / photo.width > RIGHT_SHARE
+    at_right = left > RIGHT_SHARE
+    below = crowded(photo) and bottom < 1 - EDGE_SHARE
+    number_x = -number_width if at_right else 0
+    word_x = number_x - word_width if at_right else number_width
     return {
         "face": face,
         "word": word,
-        "left": _share(left / photo.width),
-        "top": _share(top / photo.height),
-        "width": _share((min(right, photo.width) - max(left, 0)) / photo.width),
-        "height": _share((min(bottom, photo.height) - max(top, 0)) / photo.height),
-        "chip_left": _share((right if at_right else left) / photo.width),
-        "chip_x": -(number_width + word_width) if at_right else 0,
-        "chip_y": 0 if top / photo.height < TOP_SHARE else -CHIP_HEIGHT,
+        "left": _share(left),
+        "top": _share(top),
+        "width": _share(right - left),
+        "height": _share(bottom - top),
+        "chip_left": _share(right if at_right else left),
+        "chip_top": _share(bottom if below else top),
+        "chip_y": 0 if below or top < EDGE_SHARE else -CHIP_HEIGHT,
+        "number_x": number_x,
         "number_width": number_width,
-        "number_middle": number_width / 2,
+        "number_middle": number_x + number_width / 2,
+        "word_x": word_x,
         "word_width": word_width,
-        "word_middle": number_width + word_width / 2,
+        "word_middle": word_x + word_width / 2,
     }
+
+
+def _within(box: list[float], photo: Photo) -> tuple[float, float, float, float]:
+    """A box in shares of its photo. A detector's box may reach over the edge; its line may not."""
+    left, right = (min(max(x / photo.width, 0), 1) for x in box[0::2])
+    top, bottom = (min(max(y / photo.height, 0), 1) for y in box[1::2])
+    return left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -126,4 +164,9 @@ def face_card(face: Face, photo: Photo) -> dict[str, object]:
         for name in EXPRESSIONS
         if name in probabilities
     ]
-    return {"face": face, "analysis": photo.analysis, "bars": bars}
+    return {
+        "face": face,
+        "analysis": photo.analysis,
+        "bars": bars,
+        "probability": probabilities.get(face.expression or ""),
+    }

@@ -32,7 +32,7 @@ for (const slider of document.querySelectorAll("[data-opacity]")) {
   const mask = slider.closest("figure").querySelector(".mask");
   const show = () => {
     mask.style.opacity = slider.value / 100;
-    slider.setAttribute("aria-valuetext", `${slider.value} %`);
+    slider.setAttribute("aria-valuetext", `${slider.value}\u202f%`);
   };
   slider.addEventListener("input", show);
   show(); // browsers keep a slider's place when a page is loaded again

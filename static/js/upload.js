@@ -38,16 +38,20 @@ function complain(sentence, rejections = []) {
 
 function refresh() {
   const count = photos.size;
-  send.textContent = count ? `Read the expressions in ${plural(count, "photo")}` : "Read the expressions";
+  send.textContent = count ? `Read ${plural(count, "photo")}` : "Read the expressions";
   send.disabled = count === 0;
 }
 
+// One after the other: twenty large photos decoded at once would be gigabytes.
+let previews = Promise.resolve();
+
 async function preview(file, canvas) {
   try {
-    // Decoded at the size it is shown in, and turned as its EXIF says.
-    const picture = await createImageBitmap(file, { resizeHeight: canvas.height, resizeQuality: "medium" });
-    const shift = (canvas.width - picture.width) / 2;
-    canvas.getContext("2d").drawImage(picture, shift, 0);
+    const picture = await createImageBitmap(file);
+    const scale = Math.max(canvas.width / picture.width, canvas.height / picture.height);
+    const [width, height] = [picture.width * scale, picture.height * scale];
+    const [left, top] = [(canvas.width - width) / 2, (canvas.height - height) / 3]; // faces are rather up
+    canvas.getContext("2d").drawImage(picture, left, top, width, height);
     picture.close();
   } catch {
     canvas.classList.add("unreadable"); // the server says why, in words
@@ -85,7 +89,7 @@ function add(files) {
     });
     photos.set(file, line);
     chosen.append(line);
-    preview(file, canvas);
+    previews = previews.then(() => preview(file, canvas));
   }
   refresh();
 }
@@ -133,7 +137,7 @@ function uploading(event) {
   if (!event.lengthComputable) return;
   const percent = Math.round((100 * event.loaded) / event.total);
   bar.value = percent;
-  status.textContent = `Sending ${plural(photos.size, "photo")}: ${percent} %`;
+  status.textContent = `Sending ${plural(photos.size, "photo")}: ${percent}\u202f%`;
 }
 
 function analysing(count) {
