@@ -46,7 +46,7 @@ def crop_corners(landmarks: Mapping[str, Point]) -> NDArray[np.float64]:
     landmarks are one point.
     """
     from_photo = similarity(_points(landmarks), TEMPLATE)
-    to_photo = cv2.invertAffineTransform(from_photo)
+    to_photo = np.asarray(cv2.invertAffineTransform(from_photo), np.float64)
     corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], np.float64)
     return _move(corners, to_photo) - 0.5
 
@@ -76,7 +76,8 @@ def find_in_crop(image: NDArray[np.uint8], detector: FaceDetector) -> NDArray[np
     if not faces:
         return None
     surest = max(faces, key=lambda face: face.confidence)
-    return (_points(surest.landmarks) - margin) / (width, height)
+    points: NDArray[np.float64] = (_points(surest.landmarks) - margin) / (width, height)
+    return points
 
 
 def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -40,7 +40,7 @@ class Framing:
     @property
     def spread(self) -> NDArray[np.float64]:
         """The standard deviation (5, 2)."""
-        return self.landmarks.std(axis=0)
+        return np.asarray(self.landmarks.std(axis=0))
 
     @property
     def template(self) -> NDArray[np.float64]:

@@ -37,7 +37,10 @@ class Command(BaseCommand):
                 )
         except (DatasetError, ValueError) as error:
             raise CommandError(str(error)) from error
-        Console(file=self.stdout).print(_table(framing))
+        console = Console()
+        with console.capture() as text:
+            console.print(_table(framing))
+        self.stdout.write(text.get())
 
 
 def _table(framing: Framing) -> Table:
