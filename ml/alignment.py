@@ -34,7 +34,7 @@ def align_face(image: NDArray[np.uint8], landmarks: Mapping[str, Point], size: i
     """Cut a face out of an RGB photo (H, W, 3), upright and to scale: RGB uint8 (size, size, 3).
 
     A similarity transform (turn, scale, shift) brings the landmarks as near to `TEMPLATE` as it can. What
-    lies outside the photo is black. Raises ValueError where all landmarks are one point.
+    lies outside the photo is black. Raises ValueError where all landmarks are one point, or size is not positive.
     """
     return _warp(image, _points(landmarks), size)
 
@@ -96,6 +96,8 @@ def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDAr
 
 
 def _warp(image: NDArray[np.uint8], points: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
+    if size < 1:
+        raise ValueError(f"A crop needs at least one pixel a side, not {size}.")
     to_crop = similarity(points, TEMPLATE * size)
     # A large face is drawn at about its own resolution first and averaged down from there: it does not alias.
     finer = max(1, math.ceil(1 / np.hypot(*to_crop[:, 0])))

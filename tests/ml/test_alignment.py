@@ -110,6 +110,11 @@ def test_landmarks_that_are_one_point_are_refused() -> None:
         align_face(draw(UPRIGHT, radius=9), dict.fromkeys(LANDMARKS, (50.0, 50.0)), SIZE)
 
 
+def test_a_crop_without_pixels_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one pixel"):
+        align_face(draw(UPRIGHT, radius=9), named(UPRIGHT), 0)
+
+
 class Blind:
     """A detector that never finds a face."""
 

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from ml.datasets import KINDS, DatasetError, load_samples
 from ml.expressions import EXPRESSIONS
 from ml.faces import load_detector
-from ml.motion_masks import MotionMaskError, Pair, average_motion, pair_faces, save_motion_masks
+from ml.motion_masks import Pair, average_motion, pair_faces, save_motion_masks
 
 
 class Command(BaseCommand):
@@ -38,7 +38,7 @@ class Command(BaseCommand):
             kinds = " ".join(f"{kind}=DIR" for kind, _ in options["data"])
             source = f"manage.py build_motion_masks --data {kinds} --size {options['size']}"
             paths = save_motion_masks(masks, options["output"], source)
-        except (DatasetError, MotionMaskError, OSError) as error:
+        except (DatasetError, OSError, ValueError) as error:
             raise CommandError(str(error)) from error
         counts = Counter(EXPRESSIONS[pair.expression] for pair in pairs)
         people = {name: {p.subject for p in pairs if EXPRESSIONS[p.expression] == name} for name in counts}

@@ -1,0 +1,101 @@
+"""Measuring how crops are framed, and bringing a folder of them to our framing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from ml.alignment import TEMPLATE
+from ml.datasets import DatasetError
+from ml.faces import LANDMARKS, Face
+from ml.framing import frame_folder, measure_framing
+
+
+class ByBrightness:
+    """A detector for plain squares on a margin: the brighter, the further right it says the face is.
+
+    In a black one it finds none.
+    """
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+        brightness = int(image[0, 0, 0])
+        side = image.shape[0] / 1.5
+        points = TEMPLATE * side + image.shape[0] / 6 - 0.5 + (brightness / 1000 * side, 0)
+        landmarks = {name: (float(x), float(y)) for name, (x, y) in zip(LANDMARKS, points, strict=True)}
+        return [Face((0, 0, 1, 1), landmarks, 0.9)] if brightness else []
+
+
+def crops(folder: Path, brightnesses: list[int]) -> list[Path]:
+    folder.mkdir(parents=True)
+    paths = [folder / f"{number}.png" for number in range(len(brightnesses))]
+    for path, brightness in zip(paths, brightnesses, strict=True):
+        Image.new("RGB", (200, 200), (brightness,) * 3).save(path)
+    return paths
+
+
+def test_framing_is_the_median_of_the_faces_that_are_found(tmp_path: Path) -> None:
+    framing = measure_framing(crops(tmp_path / "a", [10, 30, 0, 250]), ByBrightness())
+    assert (framing.found, framing.total) == (3, 4)
+    assert framing.centre == pytest.approx(TEMPLATE + np.array((0.03, 0)), abs=1e-6)
+    assert framing.spread[:, 1] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_template_of_a_framing_is_made_the_same_left_and_right(tmp_path: Path) -> None:
+    framing = measure_framing(crops(tmp_path / "a", [20, 20]), ByBrightness())
+    assert framing.template == pytest.approx(TEMPLATE, abs=1e-6)
+
+
+def test_a_folder_is_framed_class_by_class_without_the_excluded(tmp_path: Path) -> None:
+    for name in ("happy", "sad"):
+        crops(tmp_path / "in" / name, [40, 80, 120])
+    told: list[tuple[int, int]] = []
+    count = frame_folder(
+        tmp_path / "in",
+        tmp_path / "out",
+        ByBrightness(),
+        48,
+        colour=False,
+        excluded={"sad/1.png"},
+        on_progress=lambda done, total: told.append((done, total)),
+    )
+    assert count == 5
+    assert told[-1] == (5, 5)
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").glob("*/*"))
+    assert written == ["happy/0.png", "happy/1.png", "happy/2.png", "sad/0.png", "sad/2.png"]
+    with Image.open(tmp_path / "out" / "happy" / "2.png") as image:
+        assert (image.mode, image.size) == ("L", (48, 48))
+
+
+def test_a_crop_without_a_found_face_is_framed_like_the_others(tmp_path: Path) -> None:
+    # The others lie a fifth of the side to the right: from there on the black picture is outside, and so is
+    # the last fifth of the white ones.
+    crops(tmp_path / "in" / "happy", [200, 200, 200])
+    path = tmp_path / "in" / "happy" / "dark.png"
+    picture = np.zeros((200, 200, 3), np.uint8)
+    picture[:, 100:] = 255
+    picture[:, :1] = 0
+    Image.fromarray(picture).save(path)
+    frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 50, colour=True)
+    with Image.open(tmp_path / "out" / "happy" / "dark.png") as image:
+        row = np.asarray(image)[25, :, 0]
+    assert (row[17:38] == 255).all()
+    assert not row[:13].any()
+    assert not row[42:].any()
+
+
+def test_empty_missing_and_unreadable_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="no folder"):
+        frame_folder(tmp_path / "none", tmp_path / "out", ByBrightness(), 48, colour=True)
+    with pytest.raises(DatasetError, match="holds no folder with pictures"):
+        frame_folder(tmp_path, tmp_path / "out", ByBrightness(), 48, colour=True)
+    broken = crops(tmp_path / "in" / "happy", [40])[0]
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(DatasetError, match=r"0\.png cannot be read"):
+        frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 48, colour=True)
+
+
+def test_crops_without_any_face_have_no_framing(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="No face was found in any of 2 pictures"):
+        measure_framing(crops(tmp_path / "a", [0, 0]), ByBrightness())
