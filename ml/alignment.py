@@ -34,7 +34,7 @@ def align_face(image: NDArray[np.uint8], landmarks: Mapping[str, Point], size: i
     """Cut a face out of an RGB photo (H, W, 3), upright and to scale: RGB uint8 (size, size, 3).
 
     A similarity transform (turn, scale, shift) brings the landmarks as near to `TEMPLATE` as it can. What
-    lies outside the photo is black. Raises ValueError where all landmarks are one point, or size is not positive.
+    lies outside the photo is black. Raises ValueError where all landmarks are one point, or size is below 1.
     """
     return _warp(image, _points(landmarks), size)
 

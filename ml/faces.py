@@ -323,8 +323,17 @@ def _suppress(
     boxes, scores = boxes[order], scores[order]
     rank = torch.arange(len(boxes), 0, -1, dtype=torch.float64)
     kept = np.sort(nms(torch.from_numpy(boxes), rank, threshold).numpy())
-    better = np.arange(len(boxes)) < kept[:, None]
-    kept = kept[~((_overlap(boxes[kept], boxes) > threshold) & better).any(axis=1)]
+    dropped = np.setdiff1d(np.arange(len(boxes)), kept)
+    # In parts: a group photo of 40 megapixels has thousands of boxes on either side.
+    parts = np.split(kept, range(CANDIDATES_AT_ONCE, len(kept), CANDIDATES_AT_ONCE))
+    kept = np.concatenate(
+        [
+            part[
+                ~((_overlap(boxes[part], boxes[dropped]) > threshold) & (dropped < part[:, None])).any(axis=1)
+            ]
+            for part in parts
+        ]
+    )
     return boxes[kept], scores[kept]
 
 
@@ -332,10 +341,11 @@ def _overlap(
     first: NDArray[np.float64], second: NDArray[np.float64], *, of_smaller: bool = False
 ) -> NDArray[np.float64]:
     """Return (N, M): the intersection as a share of the union, or of the smaller box's area."""
-    first, second = first[:, None], second[None]
-    sides = np.minimum(first[..., 2:], second[..., 2:]) - np.maximum(first[..., :2], second[..., :2])
-    shared = np.maximum(sides, 0).prod(axis=-1)
-    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(axis=-1) for boxes in (first, second)]
+    a, b = first.T[:, :, None], second.T[:, None, :]
+    width = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])
+    height = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
     whole = np.minimum(*areas) if of_smaller else areas[0] + areas[1] - shared
     overlap: NDArray[np.float64] = shared / whole
     return overlap
