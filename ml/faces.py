@@ -324,16 +324,14 @@ def _suppress(
     rank = torch.arange(len(boxes), 0, -1, dtype=torch.float64)
     kept = np.sort(nms(torch.from_numpy(boxes), rank, threshold).numpy())
     dropped = np.setdiff1d(np.arange(len(boxes)), kept)
+
+    def undisturbed(part: NDArray[np.int64]) -> NDArray[np.int64]:
+        overlaps = _overlap(boxes[part], boxes[dropped]) > threshold
+        return part[~(overlaps & (dropped < part[:, None])).any(axis=1)]
+
     # In parts: a group photo of 40 megapixels has thousands of boxes on either side.
     parts = np.split(kept, range(CANDIDATES_AT_ONCE, len(kept), CANDIDATES_AT_ONCE))
-    kept = np.concatenate(
-        [
-            part[
-                ~((_overlap(boxes[part], boxes[dropped]) > threshold) & (dropped < part[:, None])).any(axis=1)
-            ]
-            for part in parts
-        ]
-    )
+    kept = np.concatenate([undisturbed(part) for part in parts])
     return boxes[kept], scores[kept]
 
 
