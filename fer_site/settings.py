@@ -143,7 +143,8 @@ SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = True
 CSRF_COOKIE_SAMESITE = "Lax"
 
-if env.bool("FER_HTTPS", default=False):
+FER_HTTPS = env.bool("FER_HTTPS", default=False)
+if FER_HTTPS:
     # Behind a proxy that speaks HTTPS and sets X-Forwarded-Proto itself.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
@@ -153,7 +154,8 @@ if env.bool("FER_HTTPS", default=False):
 
 # Celery ----------------------------------------------------------------------------------------------------
 
-CELERY_BROKER_URL = env.str("FER_BROKER_URL", default=f"redis+socket://{socket_path(FER_VAR_DIR)}")
+FER_BROKER_URL = env.str("FER_BROKER_URL", default="")  # empty: the one that `make run` embeds
+CELERY_BROKER_URL = FER_BROKER_URL or f"redis+socket://{socket_path(FER_VAR_DIR)}"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_SERIALIZER = "json"
 CELERY_TASK_IGNORE_RESULT = True  # rows are the truth of a task, not a result store

@@ -1,0 +1,35 @@
+PORT ?= 8000
+# The first Python that is neither too old nor too new; install.py says what is wrong if there is none.
+PYTHON ?= $(or $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
+	$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $p))),python3)
+BIN := .venv/bin
+
+.PHONY: help run install test lint lock
+
+help:  ## Show this list
+	@sed -nE 's/^([a-z]+):.*## /\1	/p' Makefile | expand -t 10
+
+run: install  ## Start the site, its worker and its broker (PORT=8000)
+	@$(BIN)/python -m fer_site.start --port $(PORT)
+
+install:  ## Install the locked requirements into .venv
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11, 3.12 or 3.13 is needed, and there is no $(PYTHON)."; exit 1; }
+	@$(PYTHON) install.py
+
+test: lint  ## Check style and types, then run every test
+	@$(BIN)/pytest -q
+
+lint:  ## Check style, types and the direction of dependencies
+	@$(PYTHON) install.py --dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+lock:  ## Write requirements*.txt anew from requirements*.in
+	@$(PYTHON) install.py --dev
+	$(BIN)/pip-compile $(LOCK) requirements.in
+	# Torch asks for these on Linux alone, and pip-compile drops the condition.
+	sed -i -E 's/^((cuda|nvidia|triton)[a-z0-9-]*==[^ ]+) \\$$/\1 ; sys_platform == "linux" \\/' requirements.txt
+	$(BIN)/pip-compile $(LOCK) requirements-dev.in
+LOCK := --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --strip-extras --allow-unsafe

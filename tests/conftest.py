@@ -1,0 +1,48 @@
+"""What tests of several packages share: photos of people, and a browser."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of photos with faces: the one beside the repository, or scikit-image's astronaut."""
+    beside = ROOT.parent / "shared" / "photos"
+    if beside.is_dir():
+        return beside
+    data = pytest.importorskip("skimage.data", reason="neither ../shared/photos nor scikit-image is here")
+    folder = tmp_path_factory.mktemp("photos")
+    from PIL import Image
+
+    Image.fromarray(data.astronaut()).save(folder / "astronaut.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The system's Chromium, without a window and without calls home."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("chromium is not installed (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program,
+            headless=True,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-quic",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+            ],
+        )
+        yield browser
+        browser.close()
