@@ -39,6 +39,10 @@ class UploadError(Exception):
         self.rejections = list(rejections)
 
 
+def too_many_files() -> UploadError:
+    return UploadError(f"At most {settings.FER_MAX_FILES} photos go into one upload.")
+
+
 _loading = Lock()
 
 
@@ -130,9 +134,7 @@ def analyse_upload(files: "Sequence[File[bytes]]", owner: str) -> Analysis:
     if not files:
         raise UploadError("Choose at least one photo first.")
     if len(files) > settings.FER_MAX_FILES:
-        raise UploadError(
-            f"These are {len(files)} files; at most {settings.FER_MAX_FILES} are accepted in one upload."
-        )
+        raise too_many_files()
     predictor = get_predictor()
     draft = _Draft(Analysis(owner=owner, model_name=predictor.name))
     for number, file in enumerate(files, 1):

@@ -49,7 +49,7 @@ def analyse(request: HttpRequest) -> HttpResponse:
     try:
         return _analyse(request)
     except TooManyFilesSent:
-        return _refuse(request, UploadError(f"At most {settings.FER_MAX_FILES} photos go into one upload."))
+        return _refuse(request, services.too_many_files())
 
 
 @csrf_protect

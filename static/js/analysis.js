@@ -24,7 +24,7 @@ for (const link of document.querySelectorAll("a.box, a.locate")) {
     event.preventDefault();
     const target = document.getElementById(link.getAttribute("href").slice(1));
     target.focus({ preventScroll: true });
-    target.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "nearest" });
+    target.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: target.matches(".face") ? "center" : "nearest" });
   });
 }
 

@@ -150,6 +150,11 @@ function answered({ status: code, response }) {
     location.assign(response.url);
     return;
   }
+  if (response?.rejections?.length) {
+    // None of them could be used, so there is nothing to send again.
+    photos.clear();
+    chosen.replaceChildren();
+  }
   busy(false);
   complain(
     response?.error ??

@@ -1,0 +1,66 @@
+"""What the tests of the recognition pages and commands share."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+from django.urls import reverse
+from PIL import Image
+from pytest_django.fixtures import SettingsWrapper
+
+from ml.checkpoint import BUNDLED
+from recognition.models import Analysis
+from recognition.samples import SAMPLES
+
+
+@pytest.fixture(autouse=True)
+def media(settings: SettingsWrapper, tmp_path: Path) -> Path:
+    """A folder of its own for the pictures of every test."""
+    settings.MEDIA_ROOT = tmp_path / "media"
+    settings.FER_CHECKPOINT = BUNDLED
+    return tmp_path / "media"
+
+
+def as_jpeg(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=90)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def portrait() -> bytes:
+    """A real photo of one person, 512 × 512, large enough to read: the JPEG behind "Try a sample photo"."""
+    return SAMPLES["eileen-collins"].path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def far_portrait(portrait: bytes) -> bytes:
+    """The same person so far away that a face is found but cannot be read."""
+    page = Image.new("RGB", (600, 600), "grey")
+    page.paste(Image.open(io.BytesIO(portrait)).resize((128, 128), Image.Resampling.LANCZOS), (200, 200))
+    return as_jpeg(page)
+
+
+@pytest.fixture(scope="session")
+def landscape() -> bytes:
+    """A photo without a face."""
+    slope = np.tile(np.linspace(0, 255, 320).astype(np.uint8), (240, 1))
+    return as_jpeg(Image.fromarray(np.dstack([slope] * 3)))
+
+
+@pytest.fixture
+def upload(client: Client, portrait: bytes, db: None) -> Callable[..., Analysis]:
+    """Send files as a person's browser does (the portrait, if none are given) and return what was stored."""
+
+    def send(*files: tuple[str, bytes]) -> Analysis:
+        named = files or (("portrait.jpg", portrait),)
+        uploads = [SimpleUploadedFile(name, data) for name, data in named]
+        response = client.post(reverse("analyse"), {"photos": uploads})
+        assert response.status_code == 302, response.content.decode()
+        return Analysis.objects.get(pk=response["Location"].split("/")[2])
+
+    return send
