@@ -93,17 +93,8 @@ def make_venv() -> None:
 def install(name: str) -> None:
     packages = sum(line[0].isalpha() for line in (ROOT / name).read_text().splitlines() if line)
     say(f"Installing {packages} packages of {name}: the first time this takes some minutes ...")
-    pip = [
-        PYTHON,
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-        "--require-hashes",
-        "-r",
-        ROOT / name,
-    ]
-    if subprocess.run(pip, check=False).returncode:
+    options = ["--disable-pip-version-check", "--require-hashes", "-r", str(ROOT / name)]
+    if subprocess.run([str(PYTHON), "-m", "pip", "install", *options], check=False).returncode:
         raise InstallError(
             f"Not everything of {name} could be installed; the reason is above. Without an internet "
             "connection or with a full disk, mend that and run this again: it goes on where it was."

@@ -16,6 +16,19 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 env = environ.FileAwareEnv()
 env.read_env(os.environ.get("FER_ENV_FILE", BASE_DIR / ".env"))
 
+
+def positive(name: str, default: float) -> float:
+    """Read a number above zero."""
+    text = env.str(name, default=str(default))
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ImproperlyConfigured(f"{name}={text} is not a number above zero.")
+    return number
+
+
 try:
     SECRET_KEY = env.str("SECRET_KEY")
 except ImproperlyConfigured:
@@ -30,17 +43,16 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
 # What the application does ---------------------------------------------------------------------------------
 
-FER_VAR_DIR = Path(env.str("FER_VAR_DIR", default=str(BASE_DIR / "var"))).resolve()
+# Relative paths start at the project's folder, wherever a command was called.
+FER_VAR_DIR = (BASE_DIR / env.str("FER_VAR_DIR", default="var")).resolve()
 FER_HOST = env.str("FER_HOST", default="127.0.0.1")
-FER_CHECKPOINT = Path(
-    env.str("FER_CHECKPOINT", default=str(BASE_DIR / "ml" / "weights" / "compact.safetensors"))
-).resolve()
+FER_CHECKPOINT = (BASE_DIR / env.str("FER_CHECKPOINT", default="ml/weights/compact.safetensors")).resolve()
 FER_DETECTOR = env.str("FER_DETECTOR", default="mtcnn")
 FER_DEVICE = env.str("FER_DEVICE", default="auto")
-FER_RETENTION_HOURS = env.float("FER_RETENTION_HOURS", default=24.0)
-FER_MAX_UPLOAD_MB = env.float("FER_MAX_UPLOAD_MB", default=15.0)
-FER_MAX_MEGAPIXELS = env.float("FER_MAX_MEGAPIXELS", default=40.0)
-FER_MAX_FILES = env.int("FER_MAX_FILES", default=20)
+FER_RETENTION_HOURS = positive("FER_RETENTION_HOURS", 24.0)
+FER_MAX_UPLOAD_MB = positive("FER_MAX_UPLOAD_MB", 15.0)
+FER_MAX_MEGAPIXELS = positive("FER_MAX_MEGAPIXELS", 40.0)
+FER_MAX_FILES = int(positive("FER_MAX_FILES", 20))
 
 # Django ----------------------------------------------------------------------------------------------------
 
@@ -88,6 +100,8 @@ TEMPLATES = [
 ]
 
 database: dict[str, Any] = env.db_url("DATABASE_URL", default=f"sqlite:///{FER_VAR_DIR / 'db.sqlite3'}")
+if "ENGINE" not in database:
+    raise ImproperlyConfigured("DATABASE_URL is not an address such as postgres://user:password@host/name.")
 if database["ENGINE"] == "django.db.backends.sqlite3":
     # Site and worker write the same file: readers never wait (WAL), and a writer asks for the lock when its
     # transaction begins, where SQLite waits for its turn instead of failing with "database is locked".
@@ -105,7 +119,7 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 LANGUAGE_CODE = "en"
-TIME_ZONE = env.str("TIME_ZONE", default="UTC")
+TIME_ZONE = "UTC"
 USE_TZ = True
 
 # WhiteNoise serves every file from where it stands: nothing to collect, nothing to forget.
@@ -174,5 +188,5 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"plain": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
-    "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="INFO")},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
 }

@@ -9,7 +9,13 @@ var = tempfile.mkdtemp(prefix="fmpn-fer-tests-")
 atexit.register(shutil.rmtree, var, ignore_errors=True)
 for name in ("FER_ENV_FILE", "DATABASE_URL", "FER_BROKER_URL", "FER_CHECKPOINT"):
     os.environ.pop(name, None)
-os.environ |= {"SECRET_KEY": "for tests alone", "FER_VAR_DIR": var, "FER_ENV_FILE": os.devnull}
+os.environ |= {
+    "SECRET_KEY": "for tests alone",
+    "FER_VAR_DIR": var,
+    "FER_ENV_FILE": os.devnull,
+    # Playwright keeps an event loop in the thread of the tests, which is not one that Django need fear.
+    "DJANGO_ALLOW_ASYNC_UNSAFE": "true",
+}
 
 from fer_site.settings import *  # noqa: E402, F403
 

@@ -1,0 +1,232 @@
+"""The whole site as `make run` starts it: real processes, a real broker, a database of its own."""
+
+import contextlib
+import http.cookiejar
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+ROOT = Path(settings.BASE_DIR)
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the embedded broker does not run on Windows")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site that was started, in a process group of its own, as a shell starts `make run`."""
+
+    process: subprocess.Popen[str]
+    environment: dict[str, str]
+    port: int
+    log: Path
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def password(self) -> str:
+        found = re.search(r"user admin, password (\S+)", self.output)
+        return found[1] if found else ""
+
+    def until_it_answers(self) -> "Site":
+        wait_for(lambda: "Ctrl-C stops it." in self.output or self.process.poll() is not None, 60)
+        assert self.process.poll() is None, self.output
+        return self
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal to the whole group, as a terminal does; return the exit code."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+        return self.process.wait(30)
+
+    def children(self) -> dict[int, str]:
+        """The processes it started, and those they started, each with its command line."""
+        found: dict[int, str] = {}
+        ask = [self.process.pid]
+        while ask:
+            parent = ask.pop()
+            listed = subprocess.run(
+                ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True
+            )
+            for line in listed.stdout.splitlines():
+                pid, command = line.split(maxsplit=1)
+                found[int(pid)] = command
+                ask.append(int(pid))
+        return found
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"nothing came of it within {seconds} seconds"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Start the site; every start of one test has the same `.env` and the same var folder."""
+    started: list[Site] = []
+
+    def begin(port: int | None = None, **variables: str) -> Site:
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("SECRET_KEY", "DJANGO_SETTINGS_MODULE")
+        }
+        environment |= {
+            "FER_ENV_FILE": str(tmp_path / ".env"),
+            "FER_VAR_DIR": str(tmp_path / "var"),
+            **variables,
+        }
+        port = port or free_port()
+        log = tmp_path / f"start-{len(started)}.log"
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fer_site.start", "--port", str(port)],
+                cwd=ROOT,
+                env=environment,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        started.append(Site(process, environment, port, log))
+        return started[-1]
+
+    yield begin
+    for site in started:
+        site.stop()
+
+
+def test_it_serves_logs_in_and_works_and_then_stops_without_a_trace(start: Callable[..., Site]) -> None:
+    site = start().until_it_answers()
+
+    # The page and the login that it printed.
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
+    address = f"http://127.0.0.1:{site.port}/admin/login/?next=/admin/"
+    assert address.partition("admin/")[0] in site.output
+    token = re.search(rb'name="csrfmiddlewaretoken" value="(\w+)"', browser.open(address).read())
+    assert token
+    form = {"username": "admin", "password": site.password, "csrfmiddlewaretoken": token[1].decode()}
+    assert b"Log out" in browser.open(address, urllib.parse.urlencode(form).encode()).read()
+
+    # The worker, through the broker: what has outlived its time goes.
+    run_django(site, EXPIRED_ANALYSIS)
+    wait_for(lambda: run_django(site, COUNT_ANALYSES) == "0", 20)
+
+    children = site.children()
+    assert len(children) == 4, children  # broker, worker and its clock, web server
+    assert site.stop() == 0
+    assert site.output.rstrip().endswith("Stopped.")
+    assert "Traceback" not in site.output
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", site.port))
+
+
+EXPIRED_ANALYSIS = """
+from datetime import timedelta
+from django.utils import timezone
+from recognition.models import Analysis
+from recognition.tasks import purge_expired
+Analysis.objects.create(owner="somebody", model_name="a model", created=timezone.now() - timedelta(days=2))
+purge_expired.delay()
+"""
+COUNT_ANALYSES = "from recognition.models import Analysis; print(Analysis.objects.count())"
+
+
+def run_django(site: Site, program: str) -> str:
+    """Run Python with Django in another process, with the settings of a running site."""
+    environment = site.environment | {"DJANGO_SETTINGS_MODULE": "fer_site.settings"}
+    command = [sys.executable, "-c", f"import django; django.setup()\n{program}"]
+    return subprocess.check_output(command, cwd=ROOT, env=environment, text=True).strip()
+
+
+def test_a_second_start_keeps_key_and_admin(start: Callable[..., Site], tmp_path: Path) -> None:
+    first = start().until_it_answers()
+    key = (tmp_path / ".env").read_text()
+    first.stop(signal.SIGINT)
+    second = start().until_it_answers()
+
+    assert first.password
+    assert not second.password
+    assert (tmp_path / ".env").read_text() == key
+
+
+def test_a_second_start_beside_a_running_one_is_refused(start: Callable[..., Site]) -> None:
+    running = start().until_it_answers()
+    other = start()
+
+    assert other.process.wait(30) == 1
+    assert "running already" in other.output
+    assert running.process.poll() is None
+
+
+def test_a_part_that_dies_stops_the_rest(start: Callable[..., Site]) -> None:
+    site = start().until_it_answers()
+    children = site.children()
+    worker = next(pid for pid, command in children.items() if "celery" in command)
+    os.kill(worker, signal.SIGKILL)
+
+    assert site.process.wait(30) == 1
+    assert "The worker ended by itself" in site.output
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_taken_port_is_said_and_another_one_suggested(start: Callable[..., Site]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        site = start(port)
+
+        assert site.process.wait(30) == 1
+    assert f"Port {port} is taken by another program. Take another one: make run PORT=8080" in site.output
+    assert "Traceback" not in site.output
+
+
+def test_a_folder_that_cannot_be_made_is_named(start: Callable[..., Site], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    site = start(FER_VAR_DIR=str(tmp_path / "file" / "var"))
+
+    assert site.process.wait(30) == 1
+    assert "Not a directory" in site.output
+    assert "Traceback" not in site.output
+
+
+def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from fer_site.start import StartError, require_room
+
+    full = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+
+    with pytest.raises(StartError, match="The disk is full: 1 MB are free"):
+        require_room(tmp_path)
+
+
+def test_with_a_broker_of_ones_own_none_is_started(start: Callable[..., Site], tmp_path: Path) -> None:
+    site = start(FER_BROKER_URL=f"redis://127.0.0.1:{free_port()}/0").until_it_answers()
+
+    assert not [command for command in site.children().values() if "valkey-server" in command]
+    assert not (tmp_path / "var" / "broker").exists()
