@@ -181,6 +181,7 @@ form.addEventListener("submit", (event) => {
   request.upload.addEventListener("load", () => analysing(photos.size));
   request.addEventListener("loadend", () => answered(request));
   busy(true);
+  status.textContent = `Sending ${plural(photos.size, "photo")}…`;
   request.send(data);
 });
 

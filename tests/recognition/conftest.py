@@ -9,16 +9,16 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
-from PIL import Image
-from pytest_django.fixtures import SettingsWrapper
-
 from ml.checkpoint import BUNDLED
+from PIL import Image
+from pytest_django import Settings
+
 from recognition.models import Analysis
 from recognition.samples import SAMPLES
 
 
 @pytest.fixture(autouse=True)
-def media(settings: SettingsWrapper, tmp_path: Path) -> Path:
+def media(settings: Settings, tmp_path: Path) -> Path:
     """A folder of its own for the pictures of every test."""
     settings.MEDIA_ROOT = tmp_path / "media"
     settings.FER_CHECKPOINT = BUNDLED

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 from PIL import Image
-from pytest_django.fixtures import SettingsWrapper
+from pytest_django import Settings
 
 from ml.expressions import EXPRESSIONS
 
@@ -164,7 +164,7 @@ def test_it_fails_with_a_sentence(folder: Path, arguments: list[str], said: str)
 
 
 def test_it_refuses_a_checkpoint_with_one_byte_flipped(
-    folder: Path, tmp_path: Path, settings: SettingsWrapper
+    folder: Path, tmp_path: Path, settings: Settings
 ) -> None:
     flipped = bytearray(settings.FER_CHECKPOINT.read_bytes())
     flipped[-1000] ^= 1

@@ -1,0 +1,238 @@
+"""The whole way in a real browser: what a person sees and does, from the form to the faces and back."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+from pytest_django.live_server_helper import LiveServer
+
+from ml.expressions import EXPRESSIONS
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def page(chromium: Browser, live_server: LiveServer) -> Iterator[Page]:
+    """The first page, in a browser that has never been here; what a script complains of fails the test."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.goto(live_server.url)
+    yield page
+    context.close()
+    assert not complaints
+
+
+@pytest.fixture
+def portrait_file(portrait: bytes, tmp_path: Path) -> Path:
+    file = tmp_path / "portrait.jpg"
+    file.write_bytes(portrait)
+    return file
+
+
+def read(page: Page, *files: Path) -> None:
+    page.set_input_files("#photos", list(files))
+    page.get_by_role("button", name=re.compile("^Read ")).click()
+    page.wait_for_url("**/a/*/", timeout=60_000)
+
+
+def test_a_photo_goes_from_the_form_to_its_faces(page: Page, portrait_file: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("dear diary")
+    send = page.get_by_role("button", name=re.compile("^Read "))
+    expect(send).to_be_disabled()
+
+    page.set_input_files("#photos", [portrait_file, notes])
+    expect(page.locator("#chosen li")).to_have_count(2)
+    expect(page.get_by_text("portrait.jpg")).to_be_visible()
+    expect(send).to_have_text("Read 2 photos")
+    held: list[Route] = []
+    page.route("**/analyse/", lambda route: held.append(route))
+    send.click()
+    expect(page.get_by_role("status")).to_have_text("Sending 2 photos…")
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    held[0].continue_()
+    page.wait_for_url("**/a/*/", timeout=60_000)
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("1 face in 1 photo")
+    expect(page.get_by_text("notes.txt")).to_be_visible()
+    expect(page.get_by_text("This is a text file")).to_be_visible()
+    expect(page.get_by_text("Expressions, not feelings")).to_be_visible()
+    card = page.locator("article.face")
+    heading = re.search(r"Face 1: (\w+) (\d+)\s%", card.get_by_role("heading").inner_text())
+    assert heading is not None
+    word = heading[1]
+    assert word in EXPRESSIONS
+    box = page.locator(".box")
+    expect(box).to_have_count(1)
+    expect(page.get_by_role("link", name=re.compile(f"Face 1: {word}"))).to_be_visible()
+    expect(box.locator(".word text")).to_have_text(word)
+    expect(card.get_by_role("row")).to_have_count(8)
+    expect(card.get_by_role("row", name=word)).to_contain_text(heading[2])
+
+
+def test_the_box_lies_on_the_face(page: Page, portrait_file: Path) -> None:
+    read(page, portrait_file)
+
+    picture = page.get_by_role("img", name=re.compile("^Photo 1")).bounding_box()
+    box = page.locator(".box .line").bounding_box()
+    assert picture is not None
+    assert box is not None
+    middle = (box["x"] + box["width"] / 2 - picture["x"]) / picture["width"]
+    height = (box["y"] + box["height"] / 2 - picture["y"]) / picture["height"]
+    assert (middle, height) == pytest.approx((0.435, 0.23), abs=0.03)
+
+
+def test_bars_are_as_long_as_their_percents_say(page: Page, portrait_file: Path) -> None:
+    read(page, portrait_file)
+
+    for row in page.locator(".bars tr").all():
+        share = int(re.sub(r"\D", "", row.locator(".share").inner_text()))
+        track, fill = (row.locator(part).bounding_box() for part in (".track", ".fill"))
+        assert track is not None
+        assert fill is not None
+        assert 100 * fill["width"] / track["width"] == pytest.approx(share, abs=2)
+
+
+def test_the_slider_lays_the_motion_mask_over_the_face(page: Page, portrait_file: Path) -> None:
+    read(page, portrait_file)
+    mask = page.get_by_role("img", name="Motion mask of face 1")
+    slider = page.get_by_role("slider", name="Opacity of the motion mask over face 1")
+
+    expect(mask).to_have_css("opacity", "0.5")
+    slider.focus()
+    page.keyboard.press("End")
+    expect(mask).to_have_css("opacity", "1")
+    expect(slider).to_have_attribute("aria-valuetext", re.compile("100"))
+    page.keyboard.press("Home")
+    expect(mask).to_have_css("opacity", "0")
+    page.keyboard.press("ArrowRight")
+    expect(mask).to_have_css("opacity", "0.01")
+
+
+def test_box_and_card_lead_to_each_other_by_keyboard(page: Page, portrait_file: Path) -> None:
+    read(page, portrait_file)
+    box, card = page.locator(".box"), page.locator("article.face")
+
+    box.focus()
+    expect(card).to_have_class(re.compile("lit"))
+    page.keyboard.press("Enter")
+    expect(card).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(card.get_by_role("link", name="Show face 1 in the photo")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(box).to_be_focused()
+
+
+def test_pointing_at_a_card_lights_its_box(page: Page, portrait_file: Path) -> None:
+    read(page, portrait_file)
+
+    page.locator("article.face").hover()
+    expect(page.locator(".box")).to_have_class(re.compile("lit"))
+    page.get_by_role("heading", level=1).hover()
+    expect(page.locator(".box")).not_to_have_class(re.compile("lit"))
+
+
+def test_photos_can_be_dropped_and_pasted_and_left_out_again(page: Page) -> None:
+    page.evaluate(
+        """() => {
+            const carry = (name) => {
+                const transfer = new DataTransfer();
+                transfer.items.add(new File(["x"], name, { type: "image/png" }));
+                return transfer;
+            };
+            const how = { bubbles: true, cancelable: true };
+            const dropped = new DragEvent("drop", { dataTransfer: carry("dropped.png"), ...how });
+            const pasted = new ClipboardEvent("paste", { clipboardData: carry("pasted.png"), ...how });
+            document.body.dispatchEvent(dropped);
+            document.body.dispatchEvent(pasted);
+        }"""
+    )
+    names = page.locator("#chosen .name")
+    expect(names).to_have_text(["dropped.png", "pasted.png"])
+
+    page.get_by_role("button", name="Leave out dropped.png").press("Enter")
+
+    expect(names).to_have_text(["pasted.png"])
+    expect(page.get_by_role("button", name="Leave out pasted.png")).to_be_focused()
+
+
+def test_a_sample_photo_needs_no_file_of_ones_own(page: Page) -> None:
+    page.get_by_role("button", name="Grace Hopper").click()
+    page.wait_for_url("**/a/*/", timeout=60_000)
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("1 face in 1 photo")
+
+
+def test_what_was_analysed_is_listed_until_it_is_deleted(page: Page, portrait_file: Path) -> None:
+    read(page, portrait_file)
+    page.get_by_role("button", name="New photos").click()
+    page.get_by_role("link", name="1 face in 1 photo").click()
+
+    page.get_by_role("button", name="Delete now").click()
+
+    expect(page.get_by_text("Deleted. The photos and everything read in them are gone.")).to_be_visible()
+    expect(page.get_by_text("None yet.")).to_be_visible()
+
+
+def test_it_works_without_scripts(chromium: Browser, live_server: LiveServer, portrait_file: Path) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(live_server.url)
+
+    read(page, portrait_file)
+    expect(page.get_by_role("heading", level=1)).to_have_text("1 face in 1 photo")
+    expect(page.get_by_role("slider")).to_be_hidden()
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_runs_over_the_edge_of_a_phone(
+    chromium: Browser, live_server: LiveServer, portrait_file: Path, scheme: str
+) -> None:
+    context = chromium.new_context(viewport={"width": 360, "height": 780}, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    for address in (live_server.url, live_server.url + "/nowhere"):
+        page.goto(address)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.goto(live_server.url)
+    read(page, portrait_file)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    context.close()
+
+
+def test_the_pages_are_built_for_everybody(page: Page, portrait_file: Path) -> None:
+    for step in ("first page", "result"):
+        if step == "result":
+            read(page, portrait_file)
+        faults = page.evaluate(
+            """() => {
+                const all = (selector) => [...document.querySelectorAll(selector)];
+                const ids = all("[id]").map((part) => part.id);
+                const levels = all("h1, h2, h3").map((part) => Number(part.tagName[1]));
+                return [
+                    ...all("img:not([alt])").map((part) => "picture without words: " + part.src),
+                    ...all("input:not([type=hidden])")
+                        .filter((part) => !part.labels.length && !part.ariaLabel)
+                        .map((part) => "field without a label: " + part.id),
+                    ...all("button, a")
+                        .filter((part) => !part.textContent.trim() && !part.ariaLabel)
+                        .map((part) => "nameless: " + part.outerHTML),
+                    ...ids.filter((id, place) => ids.indexOf(id) !== place).map((id) => "twice: " + id),
+                    ...levels.filter((level, place) => level > (levels[place - 1] ?? 0) + 1)
+                        .map((level) => "heading skips a level: h" + level),
+                    ...(document.documentElement.lang ? [] : ["no language"]),
+                    ...["h1", "main"]
+                        .filter((only) => all(only).length !== 1)
+                        .map((only) => "no single " + only),
+                ];
+            }"""
+        )
+        assert faults == []
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()
