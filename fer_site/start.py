@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -64,16 +64,17 @@ class Service:
             raise StartError(f"The {self.name} ended by itself (exit code {code}); its last words are above.")
 
     def stop(self) -> None:
-        """Ask it to end; after a while, end it and whatever it started."""
+        """Ask it to end, and after a while make it; then end whatever it leaves behind."""
         self.process.terminate()
         try:
             self.process.wait(SECONDS_TO_STOP)
         except subprocess.TimeoutExpired:
-            if sys.platform == "win32":
-                self.process.kill()
-            else:
-                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
             self.process.wait()
+        if sys.platform != "win32":
+            # Its session holds what it started: the worker's clock outlives a worker that was killed.
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def main(arguments: list[str] | None = None) -> int:
