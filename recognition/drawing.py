@@ -12,12 +12,13 @@ def annotate(image: NDArray[np.uint8], faces: list[FaceReport]) -> Image.Image:
     """Draw every face's box, its number and what was read onto a copy of an RGB photo (height, width, 3)."""
     picture = Image.fromarray(image)
     draw = ImageDraw.Draw(picture)
-    size = max(10, round(max(picture.size) / 60))
-    font = ImageFont.load_default(size)
     for number, face in enumerate(faces, 1):
         colour = COLOURS[face["expression"]] if face["expression"] else UNREAD
         left, top, right, bottom = face["box"] or (0, 0, *picture.size)
-        draw.rectangle((left, top, right, bottom), outline=colour, width=max(1, size // 6))
+        # As large as its face allows, for neighbours' sake, but never too small to read.
+        size = max(10, round(min((right - left) / 6, max(picture.size) / 40)))
+        font = ImageFont.load_default(size)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=max(2, size // 6))
         label = f"{number} {_words(face)}"
         width, height = draw.textlength(label, font) + size * 0.6, size * 1.4
         x = max(0, min(left, picture.width - width))

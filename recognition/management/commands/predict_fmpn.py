@@ -119,7 +119,7 @@ def save_copy(reading: Reading, folder: Path) -> None:
 def as_table(report: Report) -> Table:
     table = Table(title=f"Read by {report['model']}", title_justify="left")
     table.add_column("photo", overflow="fold")
-    for name in ("face", "expression", "probability", "box"):
+    for name in ("face", "expression", "probability"):
         table.add_column(name, justify="left" if name == "expression" else "right")
     for photo in report["photos"]:
         if not photo["error"] and not photo["faces"]:
@@ -131,6 +131,5 @@ def as_table(report: Report) -> Table:
                 str(number),
                 word or f"{face.get('problem')} to tell",
                 f"{probabilities[word]:.0%}" if word and probabilities else "",
-                " ".join(f"{side:.0f}" for side in face["box"] or ()),
             )
     return table
