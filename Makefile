@@ -1,8 +1,11 @@
 PORT ?= 8000
-# The first Python that is neither too old nor too new; install.py says what is wrong if there is none.
-PYTHON ?= $(or $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
-	$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $p))),python3)
+# The first Python that is neither too old nor too new; where there is none, install.py says so.
+ifndef PYTHON
+PYTHON := $(or $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done),python3)
+endif
 BIN := .venv/bin
+LOCK := --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --strip-extras --allow-unsafe
 
 .PHONY: help run install test lint lock
 
@@ -32,4 +35,3 @@ lock:  ## Write requirements*.txt anew from requirements*.in
 	# Torch asks for these on Linux alone, and pip-compile drops the condition.
 	sed -i -E 's/^((cuda|nvidia|triton)[a-z0-9-]*==[^ ]+) \\$$/\1 ; sys_platform == "linux" \\/' requirements.txt
 	$(BIN)/pip-compile $(LOCK) requirements-dev.in
-LOCK := --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --strip-extras --allow-unsafe

@@ -19,7 +19,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 # TensorFlow, the reference face detector, has no release for Python 3.14 yet.
 OLDEST, NEWEST = (3, 11), (3, 13)
-GIGABYTES = 9
+GIGABYTES = 12  # 8 to stay, the rest while pip unpacks
 
 
 class InstallError(Exception):
