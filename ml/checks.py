@@ -1,1 +1,49 @@
-"""System checks: weights present and intact, the device there."""
+"""System checks: `python manage.py check` and every start say what is wrong with folder, model and device.
+
+They run before every command, so they are quick: nothing here imports torch, unless FER_DEVICE asks for CUDA.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, register
+
+DEVICES: Final = ("auto", "cpu", "cuda")
+DETECTORS: Final = ("mtcnn", "mtcnn-tensorflow")
+
+
+@register
+def check_folder(**_: Any) -> Sequence[CheckMessage]:
+    """The folder for everything that is written exists and is writable, or can be made."""
+    folder = Path(settings.FER_VAR_DIR)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return []
+    hint = f"Change the owner of {existing}, or set FER_VAR_DIR to a folder that can be written."
+    return [Error(f"{folder} cannot be written.", hint=hint, id="fer.E001")]
+
+
+@register
+def check_detector(**_: Any) -> Sequence[CheckMessage]:
+    if settings.FER_DETECTOR in DETECTORS:
+        return []
+    hint = f"Set FER_DETECTOR to one of {', '.join(DETECTORS)}."
+    return [Error(f"There is no face detector {settings.FER_DETECTOR!r}.", hint=hint, id="fer.E003")]
+
+
+@register
+def check_device(**_: Any) -> Sequence[CheckMessage]:
+    """The device is one that torch knows, and CUDA is there where it is asked for."""
+    if settings.FER_DEVICE not in DEVICES:
+        hint = f"Set FER_DEVICE to one of {', '.join(DEVICES)}."
+        return [Error(f"There is no device {settings.FER_DEVICE!r}.", hint=hint, id="fer.E004")]
+    if settings.FER_DEVICE == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            hint = "Set FER_DEVICE to auto or cpu, or install the driver of the GPU."
+            return [Error("FER_DEVICE is cuda, and torch finds no CUDA GPU.", hint=hint, id="fer.E004")]
+    return []
