@@ -109,9 +109,10 @@ def stop_event() -> Event:
     stopping = Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        if not stopping.is_set():
-            say("\nStopping ...")
+        first = not stopping.is_set()
         stopping.set()
+        if first:
+            say("\nStopping ...")
 
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
