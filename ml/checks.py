@@ -1,9 +1,7 @@
-"""System checks: `python manage.py check` and every start say what is wrong with folder, model and device.
-
-They run before every command, so they are quick: nothing here imports torch, unless FER_DEVICE asks for CUDA.
-"""
+"""System checks: `python manage.py check` and every start say what is wrong with folder, model and device."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +22,22 @@ def check_folder(**_: Any) -> Sequence[CheckMessage]:
         return []
     hint = f"Change the owner of {existing}, or set FER_VAR_DIR to a folder that can be written."
     return [Error(f"{folder} cannot be written.", hint=hint, id="fer.E001")]
+
+
+@register
+def check_checkpoint(**_: Any) -> Sequence[CheckMessage]:
+    """The model that the settings name is there and intact."""
+    # Checks run before every command, and reading the model means seconds of importing torch: done when asked.
+    if sys.argv[1:2] != ["check"]:
+        return []
+    from ml.checkpoint import CheckpointError, load_checkpoint
+
+    try:
+        load_checkpoint(Path(settings.FER_CHECKPOINT)).build()
+    except CheckpointError as error:
+        hint = "`git checkout ml/weights` brings the bundled one back; FER_CHECKPOINT names another."
+        return [Error(str(error), hint=hint, id="fer.E002")]
+    return []
 
 
 @register

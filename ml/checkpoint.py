@@ -1,0 +1,131 @@
+"""Checkpoints: one safetensors file that holds the weights and all that is needed to trust and rebuild them.
+
+The file's metadata has one entry, `fmpn`, a JSON object: config, classes, crop, data, seed, git revision,
+metrics, and a SHA-256 over the rest of it and every tensor. No pickle is read or written.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ml.alignment import TEMPLATE
+from ml.config import ModelConfig, TrainConfig
+from ml.expressions import EXPRESSIONS
+from ml.fmpn import FMPN
+
+BUNDLED: Final = Path(__file__).parent / "weights" / "compact.safetensors"
+FORMAT: Final = 1
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; its text is a sentence fit for a person."""
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a checkpoint file holds. weights: state_dict of an FMPN; metadata: the JSON object; sha256: hex."""
+
+    config: TrainConfig
+    weights: dict[str, Tensor]
+    metadata: dict[str, Any]
+    sha256: str
+
+    @property
+    def model_config(self) -> ModelConfig:
+        return self.config.model
+
+    @property
+    def name(self) -> str:
+        """A name for people: the preset and the first eight digits of the checksum."""
+        return f"{self.metadata['preset']} {self.sha256[:8]}"
+
+    def build(self) -> FMPN:
+        """Rebuild the model on the CPU, in eval mode. Raises CheckpointError where a weight does not fit."""
+        model = FMPN(self.model_config)
+        try:
+            model.load_state_dict(self.weights, strict=True)
+        except RuntimeError as error:
+            raise CheckpointError(f"The checkpoint's weights do not fit its own config: {error}") from error
+        return model.eval()
+
+
+def save_checkpoint(path: Path, model: FMPN, config: TrainConfig, facts: Mapping[str, Any]) -> str:
+    """Write a checkpoint, whole or not at all, and return its SHA-256.
+
+    facts: JSON values; `preset`, `data`, `seed`, `git_revision` and `metrics` are expected.
+    """
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {
+        "format": FORMAT,
+        "config": config.to_dict(),
+        "classes": list(EXPRESSIONS),
+        "crop_template": TEMPLATE.tolist(),
+        **facts,
+    }
+    sha256 = _digest(metadata, weights)
+    write_tensors(path, weights, {"fmpn": json.dumps({**metadata, "sha256": sha256})})
+    return sha256
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Raises CheckpointError where the file is missing, is no checkpoint, was damaged (its SHA-256 is off), or
+    was made for other classes or another crop than this code's.
+    """
+    weights, header = read_tensors(path)
+    try:
+        metadata = json.loads(header["fmpn"])
+        stated = metadata.pop("sha256")
+        config = TrainConfig.from_dict(metadata["config"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of this project ({error!r}).") from error
+    if stated != _digest(metadata, weights):
+        raise CheckpointError(f"The checkpoint {path} is damaged: its SHA-256 is not the one it states.")
+    if metadata.get("format") != FORMAT or metadata.get("classes") != list(EXPRESSIONS):
+        raise CheckpointError(f"The checkpoint {path} was made for another version or other expressions.")
+    if metadata.get("crop_template") != TEMPLATE.tolist():
+        raise CheckpointError(f"The checkpoint {path} was trained on faces cropped in another way.")
+    return Checkpoint(config, weights, metadata, stated)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file beside `path` and move it there, so that no half file is ever seen."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, partial, header)
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors on the CPU and its header. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint at {path}.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}.") from error
+
+
+def _digest(metadata: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(weights):
+        tensor = weights[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

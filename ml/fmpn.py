@@ -1,0 +1,173 @@
+"""The Facial Motion Prior Network (arXiv 1902.08788), whole and in one place.
+
+    face ─► luminance ─► MaskGenerator ─► mask ─┐
+     │          └──────────────────────────── × ─► moving parts ─┐
+     └───────────────────────────────────────────► FusionNet ◄───┘ ─► classifier ─► logits
+
+Symbols in the shapes: B faces, S side of the square face in pixels, K expressions.
+"""
+
+from typing import Final
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ml.config import Backbone, ModelConfig
+from ml.expressions import EXPRESSIONS
+
+# ITU-R BT.601 weights, the same as Pillow's convert("L") and OpenCV's COLOR_RGB2GRAY.
+LUMINANCE: Final = (0.299, 0.587, 0.114)
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+
+def conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    """Convolution, batch normalisation, ReLU: the generator's and the fusion net's unit."""
+    return [
+        nn.Conv2d(channels_in, channels_out, kernel, stride, padding=(kernel - 1) // 2, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    ]
+
+
+class ResidualBlock(nn.Module):
+    """x + two 3×3 convolutions with PReLU; shape kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [
+                nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.PReLU(),
+            ]
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)  # type: ignore[no-any-return]
+
+
+class MaskGenerator(nn.Module):
+    """Draws where an expression moves the face (section 3.2, "facial-motion mask generator").
+
+    A 7×7 stem, two stride-2 steps down, residual blocks, two transposed steps up, 7×7 and a sigmoid.
+    Input (B, 1, S, S) luminance in 0..1; output the same shape, in 0..1.
+    """
+
+    def __init__(self, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.down = nn.Sequential(
+            *conv(1, channels, 7),
+            *conv(channels, 2 * channels, 4, stride=2),
+            *conv(2 * channels, 4 * channels, 4, stride=2),
+        )
+        self.blocks = nn.Sequential(*(ResidualBlock(4 * channels) for _ in range(blocks)))
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(wide, wide // 2, 4, stride=2, padding=1, bias=False)
+            for wide in (4 * channels, 2 * channels)
+        )
+        self.up_norms = nn.ModuleList(nn.BatchNorm2d(wide) for wide in (2 * channels, channels))
+        self.head = nn.Conv2d(channels, 1, 7, padding=3)
+
+    def forward(self, grey: Tensor) -> Tensor:
+        x = self.blocks(self.down(grey))
+        # A transposed step doubles the side; odd sides (299) need the exact size of the way down back.
+        side = grey.shape[-1]
+        for up, norm, size in zip(self.up, self.up_norms, (side // 2, side), strict=True):
+            x = F.relu(norm(up(x, output_size=(size, size))))
+        return torch.sigmoid(self.head(x))
+
+
+class FusionNet(nn.Module):
+    """Joins the face with its moving parts (section 3.3, "prior fusion net").
+
+    Each goes through its own convolution to three channels; their sum through one residual block and a
+    3×3 convolution. face (B, 3, S, S) and moving (B, 1, S, S) in 0..1 → (B, 3, S, S) in 0..1, what an
+    ImageNet classifier expects before normalisation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.face = nn.Sequential(*conv(3, 3, 3))
+        self.moving = nn.Sequential(*conv(1, 3, 3))
+        self.body = nn.Sequential(ResidualBlock(3), nn.Conv2d(3, 3, 3, padding=1))
+
+    def forward(self, face: Tensor, moving: Tensor) -> Tensor:
+        return torch.sigmoid(self.body(self.face(face) + self.moving(moving)))
+
+
+def build_classifier(backbone: Backbone, classes: int, pretrained: bool) -> nn.Module:
+    """A torchvision classifier with `classes` outputs; `pretrained` starts it from ImageNet.
+
+    Raises RuntimeError with what to do where the pretrained weights can be neither found nor downloaded.
+    """
+    weights = "IMAGENET1K_V1" if pretrained else None
+    # Inception's auxiliary head is a second loss that the paper does not use. Pretrained weights contain it,
+    # so it is loaded first and dropped after.
+    extra = (
+        {"init_weights": True, "aux_logits": False} if backbone == "inception_v3" and not pretrained else {}
+    )
+    try:
+        model: nn.Module = torchvision.models.get_model(backbone, weights=weights, **extra)
+    except OSError as error:
+        raise RuntimeError(
+            f"The ImageNet weights of {backbone} could not be downloaded ({error}). Lay the file into "
+            f"{torch.hub.get_dir()}/checkpoints, or train without --pretrained."
+        ) from error
+    if backbone == "inception_v3":
+        model.aux_logits, model.AuxLogits = False, None  # type: ignore[assignment]
+        model.transform_input = False  # type: ignore[assignment]
+    # torchvision calls the last layer `fc` or `classifier`, the latter sometimes a sequence that ends in it.
+    name = "fc" if hasattr(model, "fc") else "classifier"
+    head = getattr(model, name)
+    last = head[-1] if isinstance(head, nn.Sequential) else head
+    fresh = nn.Linear(last.in_features, classes)
+    if isinstance(head, nn.Sequential):
+        head[-1] = fresh
+    else:
+        setattr(model, name, fresh)
+    return model
+
+
+class FMPN(nn.Module):
+    """Mask generator, fusion net and classifier as one module.
+
+    `forward(faces)`: faces (B, 3, S, S) float RGB in 0..1 → logits (B, K) and mask (B, 1, S, S) in 0..1,
+    K = 8 in the order of `ml.expressions.EXPRESSIONS`.
+    """
+
+    luminance: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig, pretrained: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.mask_generator = MaskGenerator(config.mask_channels, config.mask_blocks)
+        self.fusion = FusionNet()
+        self.classifier = build_classifier(config.backbone, len(EXPRESSIONS), pretrained)
+        self.register_buffer("luminance", torch.tensor(LUMINANCE).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def grey(self, faces: Tensor) -> Tensor:
+        """(B, 3, S, S) RGB → (B, 1, S, S) luminance."""
+        return (faces * self.luminance).sum(dim=1, keepdim=True)
+
+    def draw_mask(self, faces: Tensor) -> Tensor:
+        """The mask alone (B, 1, S, S): all that the mask stage trains."""
+        return self.mask_generator(self.grey(faces))  # type: ignore[no-any-return]
+
+    def fuse(self, faces: Tensor, mask: Tensor) -> Tensor:
+        """The fused image (B, 3, S, S) in 0..1 that the classifier sees."""
+        grey = self.grey(faces)
+        seen = faces if self.config.colour else grey.expand(-1, 3, -1, -1)
+        return self.fusion(seen, mask * grey)  # type: ignore[no-any-return]
+
+    def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        mask = self.draw_mask(faces)
+        fused = self.fuse(faces, mask)
+        return self.classifier((fused - self.mean) / self.std), mask

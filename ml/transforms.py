@@ -1,0 +1,67 @@
+"""From stored faces to what the model sees: the plain way for evaluation, the random way for training."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ml.config import AugmentConfig
+
+
+def to_input(faces: Tensor) -> Tensor:
+    """uint8 (B, 1 or 3, S, S) → float32 (B, 3, S, S) in 0..1: all that evaluation and service do."""
+    return faces.float().div_(255).expand(-1, 3, -1, -1)
+
+
+def augment(faces: Tensor, masks: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor]:
+    """Change a batch at random, each face for itself and its motion mask with it.
+
+    faces: uint8 (B, 1 or 3, S, S); masks: float32 (B, 1, S, S) in 0..1. Returns the input of the model,
+    float32 (B, 3, S, S) in 0..1, and the moved masks. Draws from torch's global generator.
+    """
+    images = faces.float().div_(255)
+    moved = _move(torch.cat([images, masks], dim=1), config)
+    images, masks = moved[:, :-1], moved[:, -1:]
+    images = _erase(_relight(images, config), config.erase)
+    return images.expand(-1, 3, -1, -1), masks
+
+
+def _uniform(batch: int, reach: float, device: torch.device) -> Tensor:
+    """(B,) drawn evenly from -reach..reach."""
+    return (torch.rand(batch, device=device) * 2 - 1) * reach
+
+
+def _move(images: Tensor, config: AugmentConfig) -> Tensor:
+    batch, device = len(images), images.device
+    angle = torch.deg2rad(_uniform(batch, config.rotation, device))
+    scale = 1 + _uniform(batch, config.scale, device)
+    mirror = torch.where(torch.rand(batch, device=device) < config.flip, -1.0, 1.0)
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    # grid_sample measures in half sides, so a shift by a share of the side counts twice.
+    shift_x = _uniform(batch, 2 * config.shift, device)
+    shift_y = _uniform(batch, 2 * config.shift, device)
+    rows = [torch.stack([cos * mirror, -sin, shift_x], 1), torch.stack([sin * mirror, cos, shift_y], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def _relight(images: Tensor, config: AugmentConfig) -> Tensor:
+    shape = (-1, 1, 1, 1)
+    gain = 1 + _uniform(len(images), config.contrast, images.device).view(shape)
+    lift = _uniform(len(images), config.brightness, images.device).view(shape)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return ((images - mean) * gain + mean + lift).clamp(0, 1)
+
+
+def _erase(images: Tensor, probability: float) -> Tensor:
+    """Grey out a rectangle of a tenth to four tenths of the side (random erasing, arXiv 1708.04896)."""
+    batch, side, device = len(images), images.shape[-1], images.device
+    place = torch.arange(side, device=device).view(1, -1)
+
+    def span() -> Tensor:
+        length = (0.1 + 0.3 * torch.rand(batch, 1, device=device)) * side
+        start = torch.rand(batch, 1, device=device) * (side - length)
+        return (place >= start) & (place < start + length)
+
+    rectangle = span().view(batch, 1, side, 1) & span().view(batch, 1, 1, side)
+    chosen = torch.rand(batch, 1, 1, 1, device=device) < probability
+    return torch.where(rectangle & chosen, 0.5, images)
