@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -133,8 +134,7 @@ def prepare(port: int) -> None:
     require_room(settings.FER_VAR_DIR)
     if not settings.FER_BROKER_URL:
         require_free_socket(socket_path(settings.FER_VAR_DIR))
-    say("Checking the settings and the model ...")
-    call_command("check")
+    call_command("check", stdout=StringIO())
     say("Bringing the database up to date ...")
     call_command("migrate", verbosity=0)
 
@@ -200,7 +200,7 @@ def services(port: int, stopping: Event) -> Iterator[list[Service]]:
             say("Starting the broker ...")
             running.append(start_broker(path))
             wait_until(lambda: answers(path), running, stopping)
-        say("Starting the worker and the web server ...")
+        say("Starting the worker and the web server, and loading the model ...")
         running.append(start_worker())
         running.append(start_web(port))
         wait_until(lambda: serves(port), running, stopping)

@@ -1,8 +1,7 @@
 """What a WSGI server such as waitress serves."""
 
-import logging
 import os
-from threading import Thread
+import sys
 
 from django.core.wsgi import get_wsgi_application
 
@@ -10,15 +9,10 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fer_site.settings")
 
 application = get_wsgi_application()
 
+from recognition.services import PredictorError, get_predictor  # noqa: E402  (needs Django set up)
 
-def warm_up() -> None:
-    """Load the model while nobody waits for it, or say in the log why it cannot be loaded."""
-    from recognition.services import PredictorError, get_predictor
-
-    try:
-        get_predictor()
-    except PredictorError as error:
-        logging.getLogger(__name__).error("Photos cannot be analysed: %s", error)
-
-
-Thread(target=warm_up, daemon=True).start()
+# Loaded before the first request, so that nobody's photo waits for it and a broken model is noticed at once.
+try:
+    get_predictor()
+except PredictorError as error:
+    sys.exit(str(error))

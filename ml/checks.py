@@ -27,7 +27,7 @@ def check_folder(**_: Any) -> Sequence[CheckMessage]:
 @register
 def check_checkpoint(**_: Any) -> Sequence[CheckMessage]:
     """The model that the settings name is there and intact."""
-    # Checks run before every command, and reading the model means seconds of importing torch: done when asked.
+    # Checks run before every command, and reading the model means seconds of importing torch: so when asked.
     if sys.argv[1:2] != ["check"]:
         return []
     from ml.checkpoint import CheckpointError, load_checkpoint

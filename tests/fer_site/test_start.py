@@ -222,6 +222,14 @@ def test_a_folder_that_cannot_be_made_is_named(start: Callable[..., Site], tmp_p
     assert "Traceback" not in site.output
 
 
+def test_without_a_model_it_does_not_start(start: Callable[..., Site], tmp_path: Path) -> None:
+    site = start(FER_CHECKPOINT=str(tmp_path / "none.safetensors"))
+
+    assert site.process.wait(30) == 1
+    assert "There is no checkpoint at" in site.output
+    assert "Traceback" not in site.output
+
+
 def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from fer_site.start import StartError, require_room
 

@@ -1,8 +1,15 @@
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from django.conf import settings as site
 from django.core.checks import run_checks
 from pytest_django import Settings
+
+from ml.checkpoint import BUNDLED
 
 
 def complaints() -> list[str]:
@@ -47,3 +54,43 @@ def test_cuda_where_there_is_none_is_an_error(settings: Settings, monkeypatch: p
     [complaint] = complaints()
     assert "torch finds no CUDA GPU" in complaint
     assert "auto or cpu" in complaint
+
+
+def check_command(checkpoint: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "DJANGO_SETTINGS_MODULE": "fer_site.settings",
+        "FER_CHECKPOINT": str(checkpoint),
+    }
+    command = [sys.executable, "manage.py", "check"]
+    return subprocess.run(
+        command, cwd=site.BASE_DIR, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_bundled_model_is_whole() -> None:
+    checked = check_command(BUNDLED)
+
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_a_missing_model_is_an_error_that_says_how_to_get_it_back(tmp_path: Path) -> None:
+    checked = check_command(tmp_path / "none.safetensors")
+
+    assert checked.returncode == 1
+    assert "There is no checkpoint at" in checked.stderr
+    assert "git checkout ml/weights" in checked.stderr
+    assert "Traceback" not in checked.stderr
+
+
+@pytest.mark.parametrize("place", [-1, -100_000, 20], ids=["last", "middle", "header"])
+def test_a_model_with_one_bit_turned_is_an_error(tmp_path: Path, place: int) -> None:
+    damaged = Path(shutil.copy(BUNDLED, tmp_path))
+    data = bytearray(damaged.read_bytes())
+    data[place] ^= 1
+    damaged.write_bytes(data)
+
+    checked = check_command(damaged)
+
+    assert checked.returncode == 1
+    assert str(damaged) in checked.stderr
+    assert "Traceback" not in checked.stderr
