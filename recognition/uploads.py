@@ -17,7 +17,7 @@ FORMATS: Final = ("JPEG", "PNG", "WEBP", "MPO")
 ACCEPTED: Final = "JPEG, PNG and WebP photos are accepted"
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp"})
 
-MIN_SIDE: Final = 20  # MTCNN finds no face smaller than this
+MIN_SIDE: Final = 20  # less holds no face that could be read
 MAX_SIDE: Final = 30_000  # OpenCV counts the columns it samples in 16 bits
 
 # Transparent parts become the middle grey: white or black would draw a hard edge around a light or dark face.

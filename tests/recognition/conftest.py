@@ -9,19 +9,33 @@ import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
-from ml.checkpoint import BUNDLED
-from PIL import Image
+from PIL import Image, ImageFilter
 from pytest_django import Settings
 
+from ml.checkpoint import BUNDLED, save_checkpoint
+from ml.config import PRESETS
+from ml.fmpn import FMPN
 from recognition.models import Analysis
 from recognition.samples import SAMPLES
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model, or one that knows nothing where there is none yet."""
+    if BUNDLED.is_file():
+        return BUNDLED
+    config = PRESETS["compact"]
+    facts = {"preset": "untrained", "data": [], "seed": 0, "git_revision": "", "metrics": {}}
+    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    save_checkpoint(path, FMPN(config.model), config, facts)
+    return path
+
+
 @pytest.fixture(autouse=True)
-def media(settings: Settings, tmp_path: Path) -> Path:
+def media(settings: Settings, tmp_path: Path, checkpoint: Path) -> Path:
     """A folder of its own for the pictures of every test."""
     settings.MEDIA_ROOT = tmp_path / "media"
-    settings.FER_CHECKPOINT = BUNDLED
+    settings.FER_CHECKPOINT = checkpoint
     return tmp_path / "media"
 
 
@@ -41,8 +55,14 @@ def portrait() -> bytes:
 def far_portrait(portrait: bytes) -> bytes:
     """The same person so far away that a face is found but cannot be read."""
     page = Image.new("RGB", (600, 600), "grey")
-    page.paste(Image.open(io.BytesIO(portrait)).resize((128, 128), Image.Resampling.LANCZOS), (200, 200))
+    page.paste(Image.open(io.BytesIO(portrait)).resize((56, 56), Image.Resampling.LANCZOS), (200, 200))
     return as_jpeg(page)
+
+
+@pytest.fixture(scope="session")
+def blurred_portrait(portrait: bytes) -> bytes:
+    """The same person, out of focus."""
+    return as_jpeg(Image.open(io.BytesIO(portrait)).filter(ImageFilter.GaussianBlur(4)))
 
 
 @pytest.fixture(scope="session")

@@ -99,16 +99,19 @@ def test_no_face_is_said_and_not_guessed(client: Client, upload: Upload, landsca
     assert "no faces in 1 photo" in said.lower()
 
 
-def test_a_face_too_small_to_read_is_said_and_not_guessed(
-    client: Client, upload: Upload, far_portrait: bytes
+@pytest.mark.parametrize(("photo", "problem"), [("far", "too small"), ("blurred", "too blurred")])
+def test_a_face_that_cannot_be_read_is_said_and_not_guessed(
+    client: Client, upload: Upload, request: pytest.FixtureRequest, photo: str, problem: str
 ) -> None:
-    analysis = upload(("far.jpg", far_portrait))
+    analysis = upload(("photo.jpg", request.getfixturevalue(f"{photo}_portrait")))
 
-    said = words(client.get(analysis.get_absolute_url()))
+    page = client.get(analysis.get_absolute_url())
     face = Face.objects.get(photo__analysis=analysis)
-    assert face.problem == "too small"
+    assert face.problem == problem
     assert face.probabilities is None
-    assert "too small to tell" in said
+    assert f"Face 1: {problem} to tell" in words(page)
+    assert "Motion mask" not in words(page)
+    assert client.get(reverse("picture", args=[analysis.token, face.mask_filename])).status_code == 404
 
 
 def test_rejected_files_are_named_with_the_reason_and_the_good_ones_go_through(
