@@ -32,7 +32,7 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a checkpoint file holds. weights: state_dict of an FMPN; metadata: the JSON object; sha256: hex."""
+    """What a file holds. weights: state_dict of an FMPN; metadata: the JSON object; sha256: hex."""
 
     config: TrainConfig
     weights: dict[str, Tensor]
@@ -127,5 +127,5 @@ def _digest(metadata: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         tensor = weights[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -148,8 +148,8 @@ PRESETS: Final[dict[str, TrainConfig]] = {
         ),
         augment=AugmentConfig(flip=0.5, scale=0.07, shift=0.035),
     ),
-    # For a CPU: half an hour on two cores, under 20 MB. 72 px is the smallest side from which the backbone still
-    # keeps 3×3 places; the faces of FER+ have 48.
+    # For a CPU: half an hour on two cores, under 20 MB. 72 px is about the smallest side from which the
+    # backbone still keeps 3×3 places; the faces of FER+ have 48.
     "compact": TrainConfig(
         model=ModelConfig(
             image_size=72, mask_channels=8, mask_blocks=2, backbone="mobilenet_v2", colour=False

@@ -36,7 +36,7 @@ EVALUATION_BATCH: Final = 128
 
 @dataclass(frozen=True, eq=False)
 class FaceSet:
-    """Decoded faces in memory. faces: uint8 (N, 1 or 3, S, S); targets: float32 (N, 8); labels: int64 (N,)."""
+    """Decoded faces. faces: uint8 (N, 1 or 3, S, S); targets: float32 (N, 8); labels: int64 (N,)."""
 
     faces: Tensor
     targets: Tensor
@@ -90,7 +90,7 @@ class EpochReport:
     metrics: Metrics | None
 
 
-class Interrupted(Exception):  # noqa: N818: it tells of a wish, not of an error
+class Interrupted(Exception):  # noqa: N818 (it tells of a wish, not of an error)
     """The run was asked to stop and has saved its state."""
 
 
@@ -125,7 +125,7 @@ class Training:
         """A digest of all that a saved state must share with the run that resumes it."""
         digest = hashlib.sha256(json.dumps([self.config.to_dict(), self.seed], sort_keys=True).encode())
         for tensor in (self.train.faces, self.train.targets):
-            digest.update(tensor.numpy())
+            digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -180,7 +180,7 @@ def predict(
     model.eval()
     probabilities, masks = [], []
     with torch.inference_mode():
-        for batch in faces.split(EVALUATION_BATCH):
+        for batch in torch.split(faces, EVALUATION_BATCH):
             logits, drawn = model(to_input(batch.to(device)).contiguous(memory_format=torch.channels_last))
             probabilities.append(logits.float().softmax(dim=1).cpu().numpy())
             masks.append(drawn[:, 0].float().cpu().numpy())
@@ -230,7 +230,7 @@ def _train_stage(
     steps_an_epoch = math.ceil(len(data) / stage.batch_size)
     steps = steps_an_epoch * stage.epochs
     # Before anything holds on to the weights: this gives them new memory.
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     optimizer = _optimizer(stage, groups)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     average = _Average(model, stage.ema_decay)
@@ -266,7 +266,7 @@ def _train_stage(
                 )
             loss = stage.lambda_mask * mask_loss + stage.lambda_classifier * classifier_loss
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             average.update()
 
@@ -289,7 +289,16 @@ def _train_stage(
             with average:
                 metrics = evaluate(model, training.valid, device)
         training.callbacks.on_epoch(
-            EpochReport(name, epoch + 1, stage.epochs, *(s / steps_an_epoch for s in sums), rate, metrics)
+            EpochReport(
+                stage=name,
+                epoch=epoch + 1,
+                epochs=stage.epochs,
+                loss=sums[0] / steps_an_epoch,
+                mask_loss=sums[1] / steps_an_epoch,
+                classifier_loss=sums[2] / steps_an_epoch,
+                rate=rate,
+                metrics=metrics,
+            )
         )
         sums = [0.0, 0.0, 0.0]
         _save_state(training.state_path, identity, name, step, sums, model, optimizer, average)

@@ -10,9 +10,9 @@ Symbols in the shapes: B faces, S side of the square face in pixels, K expressio
 from typing import Final
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models import get_model  # type: ignore[attr-defined]
 
 from ml.config import Backbone, ModelConfig
 from ml.expressions import EXPRESSIONS
@@ -111,7 +111,7 @@ def build_classifier(backbone: Backbone, classes: int, pretrained: bool) -> nn.M
         {"init_weights": True, "aux_logits": False} if backbone == "inception_v3" and not pretrained else {}
     )
     try:
-        model: nn.Module = torchvision.models.get_model(backbone, weights=weights, **extra)
+        model: nn.Module = get_model(backbone, weights=weights, **extra)
     except OSError as error:
         raise RuntimeError(
             f"The ImageNet weights of {backbone} could not be downloaded ({error}). Lay the file into "
@@ -124,6 +124,7 @@ def build_classifier(backbone: Backbone, classes: int, pretrained: bool) -> nn.M
     name = "fc" if hasattr(model, "fc") else "classifier"
     head = getattr(model, name)
     last = head[-1] if isinstance(head, nn.Sequential) else head
+    assert isinstance(last, nn.Linear)
     fresh = nn.Linear(last.in_features, classes)
     if isinstance(head, nn.Sequential):
         head[-1] = fresh

@@ -10,8 +10,7 @@ import torch
 
 from ml.checkpoint import Checkpoint, save_checkpoint
 from ml.config import TrainConfig
-from ml.datasets import Sample, load_samples
-from ml.datasets.samples import DatasetError
+from ml.datasets import DatasetError, Sample, load_samples
 from ml.engine import Callbacks, FaceSet, Training, evaluate, run_fold
 from ml.fmpn import FMPN
 from ml.metrics import Metrics
@@ -89,15 +88,6 @@ def evaluate_checkpoint(
     samples = load_samples(source.kind, source.root, split)
     model = checkpoint.build().to(device)
     return evaluate(model, _load(samples, checkpoint.config, f"{split} faces", on_progress), device)
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one; raises ValueError for "cuda" without one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("There is no CUDA GPU here: use --device cpu.")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def git_revision() -> str | None:

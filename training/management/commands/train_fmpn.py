@@ -19,7 +19,8 @@ from ml.config import PRESETS
 from ml.datasets import KINDS, DatasetError
 from ml.engine import BatchReport, Callbacks, EpochReport, Interrupted, ResumeError
 from ml.motion_masks import BUNDLED_MASKS, MotionMaskError
-from training.services import Source, choose_device, train
+from ml.predictor import choose_device
+from training.services import Source, train
 
 
 class Command(BaseCommand):
@@ -105,13 +106,13 @@ class Watch:
 
     def on_epoch(self, report: EpochReport) -> None:
         line = (
-            f"{report.stage} {report.epoch}/{report.epochs}  loss {report.loss:.4f}  mask {report.mask_loss:.4f}"
-            f"  classifier {report.classifier_loss:.4f}  {report.rate:.0f} images/s"
+            f"{report.stage} {report.epoch}/{report.epochs}  loss {report.loss:.4f}"
+            f"  mask {report.mask_loss:.4f}  classifier {report.classifier_loss:.4f}"
+            f"  {report.rate:.0f} images/s"
         )
         if report.metrics:
-            line += (
-                f"  validation accuracy {report.metrics.accuracy:.4f}  macro-F1 {report.metrics.macro_f1:.4f}"
-            )
+            line += f"  validation accuracy {report.metrics.accuracy:.4f}"
+            line += f"  macro-F1 {report.metrics.macro_f1:.4f}"
         self.bars.stop()
         self.command.stdout.write(line)
         self.command.stdout.flush()

@@ -1,0 +1,203 @@
+"""From photos to what their faces show: detection, alignment, the model; loaded once a process."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ml.alignment import align_face
+from ml.checkpoint import Checkpoint, load_checkpoint
+from ml.engine import predict
+from ml.expressions import EXPRESSIONS
+from ml.faces import Face, FaceDetector, load_detector
+from ml.fmpn import FMPN
+
+Image = NDArray[np.uint8]
+Problem = Literal["too small", "too blurred"]
+
+# Photos are searched for faces at this length of their longer side at most: a photo of 12 megapixels takes
+# seconds otherwise, and the faces that are lost are smaller than SMALLEST_EYES in most photos.
+SEARCH_SIDE: Final = 1400
+# Eyes nearer to each other than this many pixels leave less than a third of the detail of a FER+ face (17.6).
+SMALLEST_EYES: Final = 6.0
+# What `sharpness` gives at most for a face too blurred to tell: about half of the least among 1,500 faces of
+# FER+ train (0.085), that is less detail than the model was ever shown.
+SHARPEST_BLUR: Final = 0.045
+CROP_SIZE: Final = 192  # what is kept to be looked at; the model reads its own smaller size of it
+
+
+@dataclass(frozen=True, eq=False)
+class FacePrediction:
+    """One face and what it shows.
+
+    face: where it is, None for a picture given as a crop. crop: uint8 RGB (192, 192, 3), aligned. mask:
+    float32 (192, 192) in 0..1, where the expression moves the face. probabilities: the eight names, sum 1.
+    problem: why nothing is said of the face; mask and probabilities are None then.
+    """
+
+    face: Face | None
+    crop: Image
+    mask: NDArray[np.float32] | None
+    probabilities: dict[str, float] | None
+    problem: Problem | None
+
+    @property
+    def expression(self) -> str | None:
+        """The most probable expression, None where there is a problem."""
+        probabilities = self.probabilities
+        return max(probabilities, key=probabilities.__getitem__) if probabilities else None
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoPrediction:
+    """A photo's size in pixels and its faces, the surest first."""
+
+    width: int
+    height: int
+    faces: tuple[FacePrediction, ...]
+
+
+class Predictor:
+    """A detector and a model. Threads may share it: they take turns.
+
+    name: the model's name for people. Images are uint8 RGB (H, W, 3).
+    """
+
+    def __init__(self, checkpoint: Checkpoint, detector: FaceDetector, device: torch.device) -> None:
+        self.name = checkpoint.name
+        self._model: FMPN = checkpoint.build().to(device)
+        self._detector, self._device = detector, device
+        self._turn = threading.Lock()
+
+    def predict(self, images: Sequence[Image]) -> list[PhotoPrediction]:
+        """Find and read every face of every photo."""
+        with self._turn:
+            found = [self._detect(image) for image in images]
+            crops = [
+                align_face(image, face.landmarks, CROP_SIZE)
+                for image, faces in zip(images, found, strict=True)
+                for face in faces
+            ]
+            read = iter(self._read(crops, [_problem_of(face) for faces in found for face in faces]))
+        return [
+            PhotoPrediction(
+                image.shape[1],
+                image.shape[0],
+                tuple(_with_face(next(read), face) for face in faces),
+            )
+            for image, faces in zip(images, found, strict=True)
+        ]
+
+    def predict_crops(self, images: Sequence[Image]) -> list[PhotoPrediction]:
+        """Read pictures that are each one face, already cut out; the middle square of each is taken."""
+        small: list[Problem | None] = [
+            "too small" if min(image.shape[:2]) * EYES_SHARE < SMALLEST_EYES else None for image in images
+        ]
+        with self._turn:
+            read = self._read([_middle_square(image) for image in images], small)
+        return [
+            PhotoPrediction(image.shape[1], image.shape[0], (face,))
+            for image, face in zip(images, read, strict=True)
+        ]
+
+    def _detect(self, image: Image) -> list[Face]:
+        longer = max(image.shape[:2])
+        if longer <= SEARCH_SIDE:
+            return self._detector.detect(image)
+        ratio = SEARCH_SIDE / longer
+        size = (max(1, round(image.shape[1] * ratio)), max(1, round(image.shape[0] * ratio)))
+        shrunk = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        scale_x, scale_y = image.shape[1] / size[0], image.shape[0] / size[1]
+        return [_scaled(face, scale_x, scale_y) for face in self._detector.detect(shrunk)]
+
+    def _read(self, crops: Sequence[Image], problems: Sequence[Problem | None]) -> list[FacePrediction]:
+        if not crops:
+            return []
+        side = self._model.config.image_size
+        small = np.stack([cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA) for crop in crops])
+        faces = torch.from_numpy(small).permute(0, 3, 1, 2)
+        if not self._model.config.colour:
+            # Rounded to whole grey values, as the training faces were.
+            grey = np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in small])
+            faces = torch.from_numpy(grey).unsqueeze(1)
+        probabilities, masks = predict(self._model, faces, self._device)
+        results = []
+        for index, crop in enumerate(crops):
+            problem = problems[index] or ("too blurred" if sharpness(crop) < SHARPEST_BLUR else None)
+            if problem:
+                results.append(FacePrediction(None, crop, None, None, problem))
+                continue
+            mask = cv2.resize(masks[index], crop.shape[:2], interpolation=cv2.INTER_LINEAR)
+            named = dict(zip(EXPRESSIONS, map(float, probabilities[index]), strict=True))
+            results.append(FacePrediction(None, crop, np.asarray(mask, np.float32), named, None))
+        return results
+
+
+def load_predictor(checkpoint: Path, detector: str, device: str) -> Predictor:
+    """Load a checkpoint and a detector ("mtcnn" or "mtcnn-tensorflow") on a device ("auto", "cpu", "cuda").
+
+    Raises CheckpointError for a checkpoint that is missing or broken, and ValueError for a detector or a
+    device that is not to be had, both with a sentence.
+    """
+    chosen = choose_device(device)
+    return Predictor(load_checkpoint(checkpoint), load_detector(detector, chosen), chosen)
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is the GPU where there is one. Raises ValueError for "cuda" without one, or another name."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"There is no device {name!r}: known are auto, cpu and cuda.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("There is no CUDA GPU here: choose the device cpu or auto.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def sharpness(crop: Image) -> float:
+    """Fine detail of a crop at 48 pixels: the variance of its standardised luminance's Laplacian."""
+    small = cv2.resize(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), (48, 48), interpolation=cv2.INTER_AREA)
+    grey = np.asarray(small, np.float64)
+    return float(cv2.Laplacian((grey - grey.mean()) / max(grey.std(), 1.0), cv2.CV_64F).var())
+
+
+# The eyes' distance as a share of the crop's side (ml.alignment.TEMPLATE).
+EYES_SHARE: Final = 0.3676
+
+
+def _problem_of(face: Face) -> Problem | None:
+    left, right = np.asarray(face.landmarks["left_eye"]), np.asarray(face.landmarks["right_eye"])
+    left_mouth, right_mouth = (
+        np.asarray(face.landmarks["mouth_left"]),
+        np.asarray(face.landmarks["mouth_right"]),
+    )
+    # A face in profile has its eyes close together and still enough pixels: its height tells then.
+    height = float(np.linalg.norm((left_mouth + right_mouth - left - right) / 2))
+    return "too small" if max(float(np.linalg.norm(right - left)), height) < SMALLEST_EYES else None
+
+
+def _with_face(read: FacePrediction, face: Face) -> FacePrediction:
+    return FacePrediction(face, read.crop, read.mask, read.probabilities, read.problem)
+
+
+def _scaled(face: Face, x: float, y: float) -> Face:
+    left, top, right, bottom = face.box
+    landmarks = {
+        name: ((px + 0.5) * x - 0.5, (py + 0.5) * y - 0.5) for name, (px, py) in face.landmarks.items()
+    }
+    return Face((left * x, top * y, right * x, bottom * y), landmarks, face.confidence)
+
+
+def _middle_square(image: Image) -> Image:
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side]
+    method = cv2.INTER_AREA if side > CROP_SIZE else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(square, (CROP_SIZE, CROP_SIZE), interpolation=method), np.uint8)
