@@ -1,0 +1,100 @@
+"""Checkpoints: whole, strict, verified, and free of pickle."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from ml.checkpoint import BUNDLED, CheckpointError, load_checkpoint, save_checkpoint, write_tensors
+from ml.config import PRESETS
+from ml.fmpn import FMPN
+
+CONFIG = PRESETS["compact"]
+FACTS = {"preset": "compact", "data": [], "seed": 7, "git_revision": None, "metrics": {"validation": 0.5}}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FMPN]:
+    torch.manual_seed(0)
+    model = FMPN(CONFIG.model).eval()
+    path = tmp_path_factory.mktemp("checkpoint") / "made" / "fmpn.safetensors"
+    save_checkpoint(path, model, CONFIG, FACTS)
+    return path, model
+
+
+def test_a_loaded_model_answers_like_the_saved_one(saved: tuple[Path, FMPN]) -> None:
+    path, model = saved
+    checkpoint = load_checkpoint(path)
+    faces = torch.rand(2, 3, 72, 72)
+    with torch.inference_mode():
+        for loaded, original in zip(checkpoint.build()(faces), model(faces), strict=True):
+            assert torch.equal(loaded, original)
+    assert checkpoint.config == CONFIG
+    assert checkpoint.metadata["seed"] == 7
+    assert checkpoint.metadata["metrics"] == {"validation": 0.5}
+    assert checkpoint.name == f"compact {checkpoint.sha256[:8]}"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.3, 0.9, 0.9999])
+def test_one_flipped_byte_is_refused(saved: tuple[Path, FMPN], tmp_path: Path, share: float) -> None:
+    data = bytearray(saved[0].read_bytes())
+    data[int(share * len(data))] ^= 1
+    flipped = tmp_path / "flipped.safetensors"
+    flipped.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"damaged|cannot be read|not a checkpoint"):
+        load_checkpoint(flipped)
+
+
+def test_a_missing_a_cut_and_an_empty_file_are_refused(saved: tuple[Path, FMPN], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        load_checkpoint(tmp_path / "none.safetensors")
+    for length in (0, 5, 2000, 1_000_000):
+        cut = tmp_path / f"{length}.safetensors"
+        cut.write_bytes(saved[0].read_bytes()[:length])
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            load_checkpoint(cut)
+
+
+def test_a_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (tmp_path / "ran",)
+
+    path = tmp_path / "trap.safetensors"
+    path.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
+    for header in ({}, {"fmpn": "[]"}, {"fmpn": "{"}, {"fmpn": json.dumps({"sha256": "0", "config": {}})}):
+        path = tmp_path / "other.safetensors"
+        write_tensors(path, {"weight": torch.zeros(2)}, header)
+        with pytest.raises(CheckpointError, match="not a checkpoint of this project"):
+            load_checkpoint(path)
+
+
+def test_a_weight_that_is_missing_is_not_passed_over(tmp_path: Path) -> None:
+    model = FMPN(CONFIG.model)
+    del model.fusion.body[1].bias
+    save_checkpoint(tmp_path / "less.safetensors", model, CONFIG, FACTS)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_checkpoint(tmp_path / "less.safetensors").build()
+
+
+def test_a_failed_save_leaves_the_old_file_and_no_other(saved: tuple[Path, FMPN], tmp_path: Path) -> None:
+    path = tmp_path / "kept.safetensors"
+    path.write_bytes(b"old")
+    with pytest.raises(TypeError):
+        write_tensors(path, {"weight": torch.zeros(2)}, {"not text": 1})  # type: ignore[dict-item]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_bundled_model_is_whole_and_small() -> None:
+    assert load_checkpoint(BUNDLED).build().config == PRESETS["compact"].model
+    assert BUNDLED.stat().st_size < 20_000_000
+    assert BUNDLED.with_suffix(".md").is_file()

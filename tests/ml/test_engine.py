@@ -1,0 +1,160 @@
+"""Both training stages, on a small drawn data set: they learn, stop, and go on bit for bit."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ml.config import PRESETS, AugmentConfig, StageConfig, TrainConfig
+from ml.engine import (
+    BatchReport,
+    Callbacks,
+    EpochReport,
+    FaceSet,
+    Interrupted,
+    ResumeError,
+    Training,
+    learning_rate_factor,
+    run_fold,
+)
+from ml.fmpn import FMPN
+from ml.motion_masks import BUNDLED_MASKS, load_motion_masks
+
+SIDE = 32
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums of floats have one order on one thread: what "bit for bit" needs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def drawn_faces(count: int, seed: int) -> FaceSet:
+    """Grey squares with a bright bar whose height in the picture is the class."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 8, count)
+    faces = random.integers(0, 60, (count, 1, SIDE, SIDE), dtype=np.uint8)
+    for face, label in zip(faces, labels, strict=True):
+        face[0, 4 * label : 4 * label + 4] += 180
+    return FaceSet(
+        torch.from_numpy(faces), torch.eye(8)[torch.from_numpy(labels)], torch.from_numpy(labels).long()
+    )
+
+
+def small_config(**joint: object) -> TrainConfig:
+    compact = PRESETS["compact"]
+    return replace(
+        compact,
+        model=replace(compact.model, image_size=SIDE, mask_channels=4, mask_blocks=1),
+        mask_stage=replace(compact.mask_stage, epochs_falling=2, batch_size=16),
+        joint_stage=replace(compact.joint_stage, epochs_falling=3, batch_size=16, **joint),  # type: ignore[arg-type]
+        augment=AugmentConfig(flip=0.5, rotation=5, scale=0.05, brightness=0.1, erase=0.1),
+        pretrained=False,
+    )
+
+
+def start(folder: Path, config: TrainConfig, callbacks: Callbacks | None = None, seed: int = 3) -> Training:
+    torch.manual_seed(seed)
+    return Training(
+        model=FMPN(config.model),
+        config=config,
+        train=drawn_faces(64, seed=1),
+        valid=drawn_faces(32, seed=2),
+        masks=load_motion_masks(BUNDLED_MASKS, SIDE),
+        seed=seed,
+        state_path=folder / "state.safetensors",
+        device=torch.device("cpu"),
+        callbacks=callbacks or Callbacks(),
+    )
+
+
+def stop_after(batches: int) -> Callbacks:
+    seen: list[BatchReport] = []
+    return Callbacks(on_batch=seen.append, should_stop=lambda: len(seen) >= batches)
+
+
+def test_both_stages_learn(tmp_path: Path) -> None:
+    reports: list[EpochReport] = []
+    training = start(tmp_path, small_config().with_epochs(4, 12), Callbacks(on_epoch=reports.append))
+    run_fold(training)
+    mask = [report for report in reports if report.stage == "mask"]
+    joint = [report for report in reports if report.stage == "joint"]
+    assert [report.epoch for report in joint] == list(range(1, 13))
+    assert mask[-1].mask_loss < mask[0].mask_loss
+    assert joint[-1].classifier_loss < 0.8 * joint[0].classifier_loss
+    assert joint[-1].metrics is not None
+
+
+def test_the_mask_stage_moves_the_generator_alone(tmp_path: Path) -> None:
+    config = small_config()
+    # Four batches an epoch, two epochs: the eighth ends the mask stage.
+    training = start(tmp_path, config, stop_after(8))
+    before = {name: tensor.clone() for name, tensor in training.model.named_parameters()}
+    with pytest.raises(Interrupted):
+        run_fold(training)
+    moved = {
+        name for name, tensor in training.model.named_parameters() if not torch.equal(tensor, before[name])
+    }
+    assert moved == {name for name in before if name.startswith("mask_generator.")}
+
+
+@pytest.mark.parametrize("batches", [3, 8, 9, 14, 20])
+def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, batches: int) -> None:
+    config = small_config()
+    undisturbed = run_fold(start(tmp_path / "a", config))
+    with pytest.raises(Interrupted):
+        run_fold(start(tmp_path / "b", config, stop_after(batches)))
+    resumed = run_fold(start(tmp_path / "b", config))
+    for name, tensor in undisturbed.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_another_seed_ends_elsewhere(tmp_path: Path) -> None:
+    config = small_config()
+    one, other = (run_fold(start(tmp_path / str(seed), config, seed=seed)) for seed in (3, 4))
+    assert not torch.equal(one.fusion.body[1].weight, other.fusion.body[1].weight)  # type: ignore[arg-type]
+
+
+def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run_fold(start(tmp_path, small_config(), stop_after(1)))
+    with pytest.raises(ResumeError, match="other settings, seed or data"):
+        run_fold(start(tmp_path, small_config(lr_fusion=0.5)))
+    (tmp_path / "state.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ResumeError, match="remove it to start anew"):
+        run_fold(start(tmp_path, small_config()))
+
+
+def test_an_expression_without_a_mask_takes_no_mask_loss(tmp_path: Path) -> None:
+    training = start(tmp_path, small_config())
+    contempt = torch.full((64,), 1)
+    training.train = FaceSet(training.train.faces, torch.eye(8)[contempt], contempt)
+    reports: list[EpochReport] = []
+    training.callbacks = Callbacks(on_epoch=reports.append)
+    run_fold(training)
+    assert {report.mask_loss for report in reports} == {0.0}
+
+
+def factors(stage: StageConfig, steps_an_epoch: int) -> list[float]:
+    steps = stage.epochs * steps_an_epoch
+    return [learning_rate_factor(stage, step, steps, steps_an_epoch) for step in range(steps)]
+
+
+def test_the_paper_schedule_is_constant_and_then_falls_linearly() -> None:
+    values = factors(PRESETS["paper"].joint_stage, 2)
+    assert values[:200] == [1.0] * 200
+    assert np.allclose(np.diff(values[200:]), -1 / 200)
+    assert values[-1] == pytest.approx(1 / 200)
+
+
+def test_the_modern_schedule_warms_up_and_falls_as_a_cosine() -> None:
+    values = factors(replace(PRESETS["compact"].joint_stage, epochs_falling=1, warmup=0.1), 100)
+    assert values[:10] == pytest.approx(np.linspace(0.1, 1.0, 10).tolist())
+    assert values[55] == pytest.approx(0.5)
+    assert 0 < values[-1] < 0.01
