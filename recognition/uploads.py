@@ -4,6 +4,7 @@ Everything after it works on an RGB array. A file is judged by its content, neve
 """
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -80,7 +81,10 @@ def decode_photo(source: bytes | Readable, limits: Limits) -> NDArray[np.uint8]:
         raise PhotoError(
             f"This {_format(picture)} is damaged or incomplete: not all of it could be read."
         ) from error
-    return np.array(_to_rgb(_upright(picture)), dtype=np.uint8)
+    # EXIF is written by anything and anyhow, and a photo is not refused for its notes.
+    with suppress(Exception):
+        ImageOps.exif_transpose(picture, in_place=True)
+    return np.array(_to_rgb(picture), dtype=np.uint8)
 
 
 def _read(source: bytes | Readable, limits: Limits) -> bytes:
@@ -136,13 +140,6 @@ def _format(picture: Image.Image) -> str:
     return {"WEBP": "WebP", "PNG": "PNG"}.get(picture.format or "", "JPEG")
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # EXIF is written by anything and anyhow; a photo is not refused for its notes
-        return picture
-
-
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):
         # 16-bit grey. Pillow's own conversion clips at 255, which turns nearly all of it white.
@@ -153,4 +150,4 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         flat = Image.new("RGB", picture.size, BACKDROP)
         flat.paste(picture, mask=picture.getchannel("A"))
         return flat
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
