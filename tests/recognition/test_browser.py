@@ -12,6 +12,8 @@ from ml.expressions import EXPRESSIONS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
+expect.set_options(timeout=20_000)  # a busy machine is no fault of the page
+
 
 @pytest.fixture
 def page(chromium: Browser, live_server: LiveServer) -> Iterator[Page]:
