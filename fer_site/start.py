@@ -36,7 +36,7 @@ from django.db import DatabaseError
 from fer_site.broker import socket_path
 from fer_site.dotenv import DOTENV, ensure_dotenv
 
-SECONDS_TO_START: Final = 60
+SECONDS_TO_START: Final = 120
 SECONDS_TO_STOP: Final = 8
 FREE_SPACE: Final = 100_000_000  # bytes that the database and a first upload need at the least
 WEB_THREADS: Final = 8
@@ -135,6 +135,7 @@ def prepare(port: int) -> None:
     if not settings.FER_BROKER_URL:
         require_free_socket(socket_path(settings.FER_VAR_DIR))
     call_command("check", stdout=StringIO())
+    require_model(settings.FER_CHECKPOINT)
     say("Bringing the database up to date ...")
     call_command("migrate", verbosity=0)
 
@@ -156,6 +157,15 @@ def require_free_port(host: str, port: int) -> None:
         )
         other = 8080 if port != 8080 else 8081
         raise StartError(f"Port {port} {reason}. Take another one: make run PORT={other}") from None
+
+
+def require_model(path: Path) -> None:
+    # Said at once; a damaged one is found by the web server, which loads it (see wsgi.py).
+    if not path.is_file():
+        raise StartError(
+            f"There is no model at {path}: `git checkout ml/weights` brings the bundled one back, "
+            "FER_CHECKPOINT names another."
+        )
 
 
 def require_room(folder: Path) -> None:
@@ -200,7 +210,7 @@ def services(port: int, stopping: Event) -> Iterator[list[Service]]:
             say("Starting the broker ...")
             running.append(start_broker(path))
             wait_until(lambda: answers(path), running, stopping)
-        say("Starting the worker and the web server, and loading the model ...")
+        say("Starting the worker and the web server ...")
         running.append(start_worker())
         running.append(start_web(port))
         wait_until(lambda: serves(port), running, stopping)

@@ -1,7 +1,9 @@
 """What a WSGI server such as waitress serves."""
 
+import _thread
+import logging
 import os
-import sys
+from threading import Thread
 
 from django.core.wsgi import get_wsgi_application
 
@@ -9,10 +11,16 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fer_site.settings")
 
 application = get_wsgi_application()
 
-from recognition.services import PredictorError, get_predictor  # noqa: E402  (needs Django set up)
 
-# Loaded before the first request, so that nobody's photo waits for it and a broken model is noticed at once.
-try:
-    get_predictor()
-except PredictorError as error:
-    sys.exit(str(error))
+def warm_up() -> None:
+    """Load the model while nobody waits for it; without one there is nothing to serve, so end the server."""
+    from recognition.services import PredictorError, get_predictor
+
+    try:
+        get_predictor()
+    except PredictorError as error:
+        logging.getLogger(__name__).critical("%s", error)
+        _thread.interrupt_main()
+
+
+Thread(target=warm_up, daemon=True).start()

@@ -43,7 +43,7 @@ class Site:
         return found[1] if found else ""
 
     def until_it_answers(self) -> "Site":
-        wait_for(lambda: "Ctrl-C stops it." in self.output or self.process.poll() is not None, 60)
+        wait_for(lambda: "Ctrl-C stops it." in self.output or self.process.poll() is not None, 120)
         assert self.process.poll() is None, self.output
         return self
 
@@ -51,7 +51,7 @@ class Site:
         """Send a signal to the whole group, as a terminal does; return the exit code."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     def children(self) -> dict[int, str]:
         """The processes it started, and those they started, each with its command line."""
@@ -140,7 +140,7 @@ def test_it_serves_logs_in_and_works_and_then_stops_without_a_trace(start: Calla
 
     # The worker, through the broker: what has outlived its time goes.
     run_django(site, EXPIRED_ANALYSIS)
-    wait_for(lambda: run_django(site, COUNT_ANALYSES) == "0", 20)
+    wait_for(lambda: run_django(site, COUNT_ANALYSES) == "0", 60)
 
     children = site.children()
     assert len(children) == 4, children  # broker, worker and its clock, web server
@@ -185,7 +185,7 @@ def test_a_second_start_beside_a_running_one_is_refused(start: Callable[..., Sit
     running = start().until_it_answers()
     other = start()
 
-    assert other.process.wait(30) == 1
+    assert other.process.wait(60) == 1
     assert "running already" in other.output
     assert running.process.poll() is None
 
@@ -196,7 +196,7 @@ def test_a_part_that_dies_stops_the_rest(start: Callable[..., Site]) -> None:
     worker = next(pid for pid, command in children.items() if "celery" in command)
     os.kill(worker, signal.SIGKILL)
 
-    assert site.process.wait(30) == 1
+    assert site.process.wait(60) == 1
     assert "The worker ended by itself" in site.output
     assert not alive(children)
 
@@ -208,7 +208,7 @@ def test_a_taken_port_is_said_and_another_one_suggested(start: Callable[..., Sit
         port = other.getsockname()[1]
         site = start(port)
 
-        assert site.process.wait(30) == 1
+        assert site.process.wait(60) == 1
     assert f"Port {port} is taken by another program. Take another one: make run PORT=8080" in site.output
     assert "Traceback" not in site.output
 
@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_made_is_named(start: Callable[..., Site], tmp_p
     (tmp_path / "file").write_text("not a folder")
     site = start(FER_VAR_DIR=str(tmp_path / "file" / "var"))
 
-    assert site.process.wait(30) == 1
+    assert site.process.wait(60) == 1
     assert "Not a directory" in site.output
     assert "Traceback" not in site.output
 
@@ -225,8 +225,19 @@ def test_a_folder_that_cannot_be_made_is_named(start: Callable[..., Site], tmp_p
 def test_without_a_model_it_does_not_start(start: Callable[..., Site], tmp_path: Path) -> None:
     site = start(FER_CHECKPOINT=str(tmp_path / "none.safetensors"))
 
-    assert site.process.wait(30) == 1
-    assert "There is no checkpoint at" in site.output
+    assert site.process.wait(60) == 1
+    assert "There is no model at" in site.output
+    assert "Traceback" not in site.output
+
+
+def test_with_a_damaged_model_it_stops_and_says_so(start: Callable[..., Site], tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(settings.FER_CHECKPOINT.read_bytes()[:-1] + b"?")
+    site = start(FER_CHECKPOINT=str(damaged))
+
+    assert site.process.wait(120) == 1
+    assert f"The checkpoint {damaged} is damaged" in site.output
+    assert "The web server ended by itself" in site.output
     assert "Traceback" not in site.output
 
 
