@@ -60,7 +60,7 @@ def test_forward_gives_logits_and_mask_and_a_gradient_reaches_all_three_parts() 
     logits, mask = model(torch.rand(4, 3, side, side))
     assert logits.shape == (4, 8)
     assert mask.shape == (4, 1, side, side)
-    nn.functional.cross_entropy(logits, torch.tensor([0, 3, 5, 7])).backward()
+    nn.functional.cross_entropy(logits, torch.tensor([0, 3, 5, 7])).backward()  # type: ignore[no-untyped-call]
     for part in (model.mask_generator, model.fusion, model.classifier):
         gradients = [parameter.grad for parameter in part.parameters()]
         assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)

@@ -72,9 +72,10 @@ def test_a_large_photo_has_its_boxes_in_its_own_pixels(
 def test_a_face_too_small_or_too_blurred_is_not_guessed(
     predictor: Predictor, astronaut: NDArray[np.uint8]
 ) -> None:
-    blurred = only_face(predictor, cv2.GaussianBlur(astronaut, (0, 0), 4))
+    blurred = only_face(predictor, np.asarray(cv2.GaussianBlur(astronaut, (0, 0), 4), np.uint8))
     assert (blurred.problem, blurred.expression, blurred.mask) == ("too blurred", None, None)
-    (tiny,) = predictor.predict_crops([cv2.resize(astronaut[0:200, 130:330], (12, 12))])
+    small = np.asarray(cv2.resize(astronaut[0:200, 130:330], (12, 12)), np.uint8)
+    (tiny,) = predictor.predict_crops([small])
     assert (tiny.faces[0].problem, tiny.faces[0].probabilities) == ("too small", None)
 
 
