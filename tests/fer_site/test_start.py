@@ -232,7 +232,8 @@ def test_without_a_model_it_does_not_start(start: Callable[..., Site], tmp_path:
 
 def test_with_a_damaged_model_it_stops_and_says_so(start: Callable[..., Site], tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.safetensors"
-    damaged.write_bytes(settings.FER_CHECKPOINT.read_bytes()[:-1] + b"?")
+    *rest, last = settings.FER_CHECKPOINT.read_bytes()
+    damaged.write_bytes(bytes([*rest, last ^ 1]))
     site = start(FER_CHECKPOINT=str(damaged))
 
     assert site.process.wait(120) == 1
