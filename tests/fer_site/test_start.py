@@ -1,6 +1,7 @@
 """The whole site as `make run` starts it: real processes, a real broker, a database of its own."""
 
 import contextlib
+import http.client
 import http.cookiejar
 import os
 import re
@@ -257,3 +258,19 @@ def test_with_a_broker_of_ones_own_none_is_started(start: Callable[..., Site], t
 
     assert not [command for command in site.children().values() if "valkey-server" in command]
     assert not (tmp_path / "var" / "broker").exists()
+
+
+def test_behind_a_proxy_that_speaks_https_plain_requests_are_redirected(start: Callable[..., Site]) -> None:
+    site = start(FER_HTTPS="on").until_it_answers()
+
+    def ask(**headers: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", site.port)
+        connection.request("GET", "/", headers=headers)
+        return connection.getresponse()
+
+    plain = ask()
+    assert plain.status == 301
+    assert str(plain.headers["Location"]).startswith("https://")
+    secure = ask(**{"X-Forwarded-Proto": "https"})
+    assert secure.status == 200
+    assert "Secure" in str(secure.headers["Set-Cookie"])

@@ -1,0 +1,58 @@
+"""install.py in a folder of its own, with this environment's Python standing in for an installed one."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("install.py", "requirements.txt"):
+        shutil.copy(settings.BASE_DIR / name, tmp_path)
+    (tmp_path / ".env").touch()
+    return tmp_path
+
+
+def install(folder: Path, *, under: str = "") -> subprocess.CompletedProcess[str]:
+    """Run install.py there, after the statements `under`."""
+    program = f"import runpy, shutil, sys; {under}\nsys.argv = ['install.py']\n"
+    program += "runpy.run_path('install.py', run_name='__main__')"
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_an_unchanged_lock_is_nothing_to_do(folder: Path) -> None:
+    venv = folder / ".venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin" / "python").symlink_to(sys.executable)
+    lock = (folder / "requirements.txt").read_bytes()
+    (venv / "requirements.txt.sha256").write_text(hashlib.sha256(lock).hexdigest())
+
+    done = install(folder)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("version", ["(3, 10, 13)", "(3, 14, 0)"])
+def test_a_python_that_does_not_fit_is_said_and_nothing_is_made(folder: Path, version: str) -> None:
+    refused = install(folder, under=f"sys.version_info = {version}")
+
+    assert refused.returncode == 1
+    assert "Python 3.11, 3.12 or 3.13 is needed" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not (folder / ".venv").exists()
+
+
+def test_a_disk_without_room_is_said_before_anything_is_downloaded(folder: Path) -> None:
+    full = "usage = shutil.disk_usage('.'); shutil.disk_usage = lambda _: usage._replace(free=2_000_000_000)"
+    refused = install(folder, under=full)
+
+    assert refused.returncode == 1
+    assert "About 12 GB of disk are needed" in refused.stderr
+    assert "2.0 GB are free" in refused.stderr
+    assert not (folder / ".venv").exists()
