@@ -99,7 +99,17 @@ def install(name: str) -> None:
             f"Not everything of {name} could be installed; the reason is above. Without an internet "
             "connection or with a full disk, mend that and run this again: it goes on where it was."
         )
+    require_opencv_libraries()
     (VENV / f"{name}.sha256").write_text(checksum(name))
+
+
+def require_opencv_libraries() -> None:
+    tried = subprocess.run([str(PYTHON), "-c", "import cv2"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        raise InstallError(
+            f"OpenCV does not load: {tried.stderr.strip().splitlines()[-1]}. On Debian and Ubuntu its libraries "
+            "come with: apt-get install libgl1 libglib2.0-0. Then run this again."
+        )
 
 
 def say(text: str) -> None:
