@@ -107,8 +107,8 @@ def require_opencv_libraries() -> None:
     tried = subprocess.run([str(PYTHON), "-c", "import cv2"], capture_output=True, text=True, check=False)
     if tried.returncode:
         raise InstallError(
-            f"OpenCV does not load: {tried.stderr.strip().splitlines()[-1]}. On Debian and Ubuntu its libraries "
-            "come with: apt-get install libgl1 libglib2.0-0. Then run this again."
+            f"OpenCV does not load: {tried.stderr.strip().splitlines()[-1]}. On Debian and Ubuntu its "
+            "libraries come with: apt-get install libgl1 libglib2.0-0. Then run this again."
         )
 
 
