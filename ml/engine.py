@@ -29,7 +29,6 @@ from ml.motion_masks import MotionMasks
 from ml.transforms import augment, to_input
 
 Stage = Literal["mask", "joint"]
-STAGES: Final[tuple[Stage, ...]] = ("mask", "joint")
 SAVE_EVERY: Final = 120.0  # seconds between two saves of the state within an epoch
 EVALUATION_BATCH: Final = 128
 

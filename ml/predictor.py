@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ml.alignment import align_face
+from ml.alignment import TEMPLATE, align_face
 from ml.checkpoint import Checkpoint, load_checkpoint
 from ml.engine import predict
 from ml.expressions import EXPRESSIONS
@@ -22,10 +22,11 @@ Image = NDArray[np.uint8]
 Problem = Literal["too small", "too blurred"]
 
 # Photos are searched for faces at this length of their longer side at most: a photo of 12 megapixels takes
-# seconds otherwise, and the faces that are lost are smaller than SMALLEST_EYES in most photos.
+# seconds otherwise. What is lost are faces below 20 pixels at that size, a seventieth of the longer side.
 SEARCH_SIDE: Final = 1400
-# Eyes nearer to each other than this many pixels leave less than a third of the detail of a FER+ face (17.6).
-SMALLEST_EYES: Final = 6.0
+# Eyes nearer to each other than this many pixels leave about half the detail of a FER+ face (17.6), or less.
+SMALLEST_EYES: Final = 9.0
+EYES_SHARE: Final = float(TEMPLATE[1, 0] - TEMPLATE[0, 0])  # the eyes' distance in a crop of side 1
 # What `sharpness` gives at most for a face too blurred to tell: about half of the least among 1,500 faces of
 # FER+ train (0.085), that is less detail than the model was ever shown.
 SHARPEST_BLUR: Final = 0.045
@@ -165,10 +166,6 @@ def sharpness(crop: Image) -> float:
     small = cv2.resize(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), (48, 48), interpolation=cv2.INTER_AREA)
     grey = np.asarray(small, np.float64)
     return float(cv2.Laplacian((grey - grey.mean()) / max(grey.std(), 1.0), cv2.CV_64F).var())
-
-
-# The eyes' distance as a share of the crop's side (ml.alignment.TEMPLATE).
-EYES_SHARE: Final = 0.3676
 
 
 def _problem_of(face: Face) -> Problem | None:

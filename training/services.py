@@ -47,9 +47,9 @@ def train(
     the path of the checkpoint. Raises DatasetError, MotionMaskError, ResumeError or CheckpointError with a
     sentence, RuntimeError where pretrained weights cannot be had, and Interrupted when asked to stop.
     """
-    train_samples = [
-        sample for source in sources for sample in load_samples(source.kind, source.root, "train")
-    ]
+    revision = git_revision()
+    by_source = [load_samples(source.kind, source.root, "train") for source in sources]
+    train_samples = [sample for samples in by_source for sample in samples]
     valid_samples = _validation_samples(sources[0])
     torch.manual_seed(seed)
     model = FMPN(config.model, pretrained=config.pretrained)
@@ -69,11 +69,11 @@ def train(
     facts = {
         "preset": preset,
         "data": [
-            {"kind": source.kind, "train_images": len(load_samples(source.kind, source.root, "train"))}
-            for source in sources
+            {"kind": source.kind, "train_images": len(samples)}
+            for source, samples in zip(sources, by_source, strict=True)
         ],
         "seed": seed,
-        "git_revision": git_revision(),
+        "git_revision": revision,
         "metrics": {"validation": metrics.to_dict()} if metrics else {},
     }
     path = output / CHECKPOINT_NAME

@@ -12,30 +12,14 @@ from django.urls import reverse
 from PIL import Image, ImageFilter
 from pytest_django import Settings
 
-from ml.checkpoint import BUNDLED, save_checkpoint
-from ml.config import PRESETS
-from ml.fmpn import FMPN
 from recognition.models import Analysis
 from recognition.samples import SAMPLES
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled model, or one that knows nothing where there is none yet."""
-    if BUNDLED.is_file():
-        return BUNDLED
-    config = PRESETS["compact"]
-    facts = {"preset": "untrained", "data": [], "seed": 0, "git_revision": "", "metrics": {}}
-    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    save_checkpoint(path, FMPN(config.model), config, facts)
-    return path
-
-
 @pytest.fixture(autouse=True)
-def media(settings: Settings, tmp_path: Path, checkpoint: Path) -> Path:
+def media(settings: Settings, tmp_path: Path) -> Path:
     """A folder of its own for the pictures of every test."""
     settings.MEDIA_ROOT = tmp_path / "media"
-    settings.FER_CHECKPOINT = checkpoint
     return tmp_path / "media"
 
 
