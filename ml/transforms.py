@@ -21,6 +21,7 @@ def augment(faces: Tensor, masks: Tensor, config: AugmentConfig) -> tuple[Tensor
     images = faces.float().div_(255)
     moved = _move(torch.cat([images, masks], dim=1), config)
     images, masks = moved[:, :-1], moved[:, -1:]
+    images = _blur(images, config.resolution)
     images = _erase(_relight(images, config), config.erase)
     return images.expand(-1, 3, -1, -1), masks
 
@@ -50,6 +51,16 @@ def _relight(images: Tensor, config: AugmentConfig) -> Tensor:
     lift = _uniform(len(images), config.brightness, images.device).view(shape)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     return ((images - mean) * gain + mean + lift).clamp(0, 1)
+
+
+def _blur(images: Tensor, resolution: float) -> Tensor:
+    """Sample the batch down to a random share, resolution..1, of its side and back up."""
+    side = images.shape[-1]
+    smaller = round(side * (1 - (1 - resolution) * float(torch.rand(()))))
+    if smaller == side:
+        return images
+    small = F.interpolate(images, size=smaller, mode="bilinear", antialias=True)
+    return F.interpolate(small, size=side, mode="bilinear")
 
 
 def _erase(images: Tensor, probability: float) -> Tensor:

@@ -27,7 +27,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FMPN]:
 def test_a_loaded_model_answers_like_the_saved_one(saved: tuple[Path, FMPN]) -> None:
     path, model = saved
     checkpoint = load_checkpoint(path)
-    faces = torch.rand(2, 3, 72, 72)
+    faces = torch.rand(2, 3, 96, 96)
     with torch.inference_mode():
         for loaded, original in zip(checkpoint.build()(faces), model(faces), strict=True):
             assert torch.equal(loaded, original)

@@ -54,7 +54,7 @@ def small_config(**joint: object) -> TrainConfig:
         model=replace(compact.model, image_size=SIDE, mask_channels=4, mask_blocks=1),
         mask_stage=replace(compact.mask_stage, epochs_falling=2, batch_size=16),
         joint_stage=replace(compact.joint_stage, epochs_falling=3, batch_size=16, **joint),  # type: ignore[arg-type]
-        augment=AugmentConfig(flip=0.5, rotation=5, scale=0.05, brightness=0.1, erase=0.1),
+        augment=AugmentConfig(flip=0.5, rotation=5, scale=0.05, brightness=0.1, resolution=0.5, erase=0.1),
         pretrained=False,
     )
 
