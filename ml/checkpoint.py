@@ -58,6 +58,25 @@ class Checkpoint:
         return model.eval()
 
 
+def build_model(config: TrainConfig, seed: int) -> FMPN:
+    """A model as `config.start` wants it at the start of a run; `seed` draws what is random.
+
+    Raises CheckpointError where a checkpoint to start from is missing, broken or of another shape, and
+    RuntimeError where ImageNet's weights cannot be had.
+    """
+    torch.manual_seed(seed)
+    model = FMPN(config.model, pretrained=config.start == "imagenet")
+    if config.start not in ("imagenet", "random"):
+        path = BUNDLED if config.start == "bundled" else Path(config.start)
+        try:
+            model.load_state_dict(load_checkpoint(path).weights, strict=True)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{path} cannot be the start of this model: backbone, mask channels and blocks must be the same."
+            ) from error
+    return model
+
+
 def save_checkpoint(path: Path, model: FMPN, config: TrainConfig, facts: Mapping[str, Any]) -> str:
     """Write a checkpoint, whole or not at all, and return its SHA-256.
 

@@ -84,13 +84,17 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run: model, both stages, augmentation. A frozen tree of plain values, so JSON holds it."""
+    """A whole run: model, both stages, augmentation. A frozen tree of plain values, so JSON holds it.
+
+    start: where the weights come from: "imagenet" (the backbone's, from torchvision), "random", "bundled" (the
+    model that ships here), or the path of a checkpoint.
+    """
 
     model: ModelConfig
     mask_stage: StageConfig
     joint_stage: StageConfig
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    pretrained: bool = True
+    start: str = "imagenet"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -103,7 +107,7 @@ class TrainConfig:
             mask_stage=StageConfig(**values["mask_stage"]),
             joint_stage=StageConfig(**values["joint_stage"]),
             augment=AugmentConfig(**values["augment"]),
-            pretrained=values["pretrained"],
+            start=values["start"],
         )
 
     def with_epochs(self, mask: int | None, joint: int | None) -> "TrainConfig":
@@ -169,7 +173,7 @@ PRESETS: Final[dict[str, TrainConfig]] = {
         ),
         joint_stage=StageConfig(
             epochs_full=0,
-            epochs_falling=6,
+            epochs_falling=9,
             batch_size=64,
             optimizer="adamw",
             schedule="cosine",

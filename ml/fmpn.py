@@ -115,7 +115,7 @@ def build_classifier(backbone: Backbone, classes: int, pretrained: bool) -> nn.M
     except OSError as error:
         raise RuntimeError(
             f"The ImageNet weights of {backbone} could not be downloaded ({error}). Lay the file into "
-            f"{torch.hub.get_dir()}/checkpoints, or train without --pretrained."
+            f"{torch.hub.get_dir()}/checkpoints, or start from random weights or from the bundled model."
         ) from error
     if backbone == "inception_v3":
         model.aux_logits, model.AuxLogits = False, None  # type: ignore[assignment]

@@ -8,11 +8,10 @@ from typing import Final
 
 import torch
 
-from ml.checkpoint import Checkpoint, save_checkpoint
+from ml.checkpoint import Checkpoint, build_model, save_checkpoint
 from ml.config import TrainConfig
 from ml.datasets import DatasetError, Sample, load_samples
 from ml.engine import Callbacks, FaceSet, Training, evaluate, run_fold
-from ml.fmpn import FMPN
 from ml.metrics import Metrics
 from ml.motion_masks import load_motion_masks
 
@@ -51,8 +50,7 @@ def train(
     by_source = [load_samples(source.kind, source.root, "train") for source in sources]
     train_samples = [sample for samples in by_source for sample in samples]
     valid_samples = _validation_samples(sources[0])
-    torch.manual_seed(seed)
-    model = FMPN(config.model, pretrained=config.pretrained)
+    model = build_model(config, seed)
     training = Training(
         model=model,
         config=config,

@@ -55,7 +55,7 @@ def small_config(**joint: object) -> TrainConfig:
         mask_stage=replace(compact.mask_stage, epochs_falling=2, batch_size=16),
         joint_stage=replace(compact.joint_stage, epochs_falling=3, batch_size=16, **joint),  # type: ignore[arg-type]
         augment=AugmentConfig(flip=0.5, rotation=5, scale=0.05, brightness=0.1, resolution=0.5, erase=0.1),
-        pretrained=False,
+        start="random",
     )
 
 

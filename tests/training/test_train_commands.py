@@ -37,7 +37,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(faces: Path, output: Path) -> list[str]:
     return [
         *("train_fmpn", "--dataset", "folders", "--data", str(faces), "--preset", "compact"),
-        *("--mask-epochs", "1", "--joint-epochs", "4", "--from-scratch", "--output", str(output)),
+        *("--mask-epochs", "1", "--joint-epochs", "4", "--start", "random", "--output", str(output)),
     ]
 
 

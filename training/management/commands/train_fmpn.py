@@ -37,7 +37,7 @@ class Command(BaseCommand):
         parser.add_argument("--mask-epochs", type=int, metavar="N", help="instead of the preset's")
         parser.add_argument("--joint-epochs", type=int, metavar="N", help="instead of the preset's")
         parser.add_argument(
-            "--from-scratch", action="store_true", help="do not start from ImageNet's weights"
+            "--start", default="imagenet", help="imagenet (default), random, bundled, or a checkpoint's path"
         )
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default=settings.FER_DEVICE)
@@ -52,8 +52,7 @@ class Command(BaseCommand):
         sources = [Source(*pair) for pair in zip(options["dataset"], options["data"], strict=True)]
         preset, seed = options["preset"], options["seed"]
         config = PRESETS[preset].with_epochs(options["mask_epochs"], options["joint_epochs"])
-        if options["from_scratch"]:
-            config = replace(config, pretrained=False)
+        config = replace(config, start=options["start"])
         name = "-".join([*options["dataset"], preset, str(seed)])
         output = options["output"] or Path(settings.FER_VAR_DIR) / "runs" / name
 
