@@ -72,7 +72,8 @@ def build_model(config: TrainConfig, seed: int) -> FMPN:
             model.load_state_dict(load_checkpoint(path).weights, strict=True)
         except RuntimeError as error:
             raise CheckpointError(
-                f"{path} cannot be the start of this model: backbone, mask channels and blocks must be the same."
+                f"{path} cannot be the start of this model: the backbone, the mask generator's channels and "
+                "its blocks must be the same."
             ) from error
     return model
 

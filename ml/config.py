@@ -86,8 +86,8 @@ class AugmentConfig:
 class TrainConfig:
     """A whole run: model, both stages, augmentation. A frozen tree of plain values, so JSON holds it.
 
-    start: where the weights come from: "imagenet" (the backbone's, from torchvision), "random", "bundled" (the
-    model that ships here), or the path of a checkpoint.
+    start: where the weights come from: "imagenet" (the backbone's, from torchvision), "random", "bundled"
+    (the model that ships here), or the path of a checkpoint.
     """
 
     model: ModelConfig
@@ -173,7 +173,7 @@ PRESETS: Final[dict[str, TrainConfig]] = {
         ),
         joint_stage=StageConfig(
             epochs_full=0,
-            epochs_falling=9,
+            epochs_falling=8,
             batch_size=64,
             optimizer="adamw",
             schedule="cosine",
