@@ -45,6 +45,7 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
 # Relative paths start at the project's folder, wherever a command was called.
 FER_VAR_DIR = (BASE_DIR / env.str("FER_VAR_DIR", default="var")).resolve()
+FER_DATA_ROOT = (BASE_DIR / env.str("FER_DATA_ROOT", default=str(FER_VAR_DIR / "data"))).resolve()
 FER_HOST = env.str("FER_HOST", default="127.0.0.1")
 FER_CHECKPOINT = (BASE_DIR / env.str("FER_CHECKPOINT", default="ml/weights/compact.safetensors")).resolve()
 FER_DETECTOR = env.str("FER_DETECTOR", default="mtcnn")
