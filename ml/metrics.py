@@ -1,17 +1,21 @@
-"""How good predictions are: pure functions over arrays.
+"""How good predictions are, and how sure one can be of that: pure functions over arrays.
 
 Labels are indices in EXPRESSIONS. Rows of a confusion matrix are the labels, columns the predictions.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from scipy import stats
+from scipy.special import stdtrit  # quantiles of Student's t
+from sklearn.metrics import confusion_matrix
 
 from ml.expressions import EXPRESSIONS
+
+CONFIDENCE: Final = 0.95  # of every interval
 
 
 @dataclass(frozen=True)
@@ -63,19 +67,117 @@ def evaluate_predictions(labels: ArrayLike, probabilities: ArrayLike) -> Metrics
     if not np.isfinite(scores).all():
         raise ValueError("A probability is not a finite number: the model has diverged.")
 
-    predicted = scores.argmax(axis=1)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        truth, predicted, labels=classes, zero_division=0
-    )
+    return metrics_of(confusion_matrix(truth, scores.argmax(axis=1), labels=classes))
+
+
+def metrics_of(confusion: ArrayLike) -> Metrics:
+    """The metrics of a confusion matrix of counts, integers (8, 8); the sum of several folds' pools them.
+
+    Raises ValueError where it has another shape or counts nothing.
+    """
+    counts = np.asarray(confusion, dtype=np.int64)
+    if counts.shape != (len(EXPRESSIONS), len(EXPRESSIONS)) or not counts.any():
+        raise ValueError(f"A confusion matrix {counts.shape} is not one (8, 8) with counts in it.")
+    right, support, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    precision, recall = _share(right, predicted), _share(right, support)
+    f1 = _share(2 * right, support + predicted)
     return Metrics(
-        accuracy=float((predicted == truth).mean()),
+        accuracy=float(right.sum() / counts.sum()),
         macro_f1=float(f1[support > 0].mean()),
         per_class=tuple(
             ClassMetrics(name, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
             for i, name in enumerate(EXPRESSIONS)
         ),
-        confusion=confusion_matrix(truth, predicted, labels=classes).astype(np.int64),
+        confusion=counts,
     )
+
+
+def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """part / whole, 0 where there is no whole."""
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One measure over folds. deviation: sample standard deviation (n - 1).
+
+    interval: of the mean, by Student's t at CONFIDENCE. Both are None for a single fold, which says nothing
+    of how folds scatter.
+    """
+
+    folds: int
+    mean: float
+    deviation: float | None
+    interval: tuple[float, float] | None
+
+
+def summarise_folds(shares: ArrayLike) -> Summary:
+    """Summarise a measure of each fold, shares 0..1 (N,); the interval is cut off at 0 and 1.
+
+    The folds of a cross-validation share most of their training faces, so the interval is rather too narrow
+    than too wide (Bengio and Grandvalet, 2004: no unbiased one exists). Raises ValueError without a fold.
+    """
+    values = _finite(shares)
+    deviation, interval = _scatter(values)
+    if interval is not None:
+        interval = max(interval[0], 0.0), min(interval[1], 1.0)
+    return Summary(len(values), float(values.mean()), deviation, interval)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """One measure of two runs on the same folds. difference: mean of first minus second.
+
+    deviation and interval: as in Summary, of the difference. t_p, wilcoxon_p: two-sided p-values of the
+    paired t-test and of Wilcoxon's signed-rank test, None where they cannot be had: with a single fold, t
+    where every fold differs by the same, Wilcoxon where none differs.
+    """
+
+    folds: int
+    difference: float
+    deviation: float | None
+    interval: tuple[float, float] | None
+    t_p: float | None
+    wilcoxon_p: float | None
+
+
+def paired_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
+    """Compare a measure of two runs fold by fold: shares 0..1, (N,) each, the same folds in the same order.
+
+    Raises ValueError where they do not pair up or there is no fold.
+    """
+    ours, theirs = _finite(first), _finite(second)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"{len(ours)} and {len(theirs)} folds do not pair up.")
+    # Shares of counts differ by tiny rounding errors, which would hide ties from the ranks.
+    differences = np.round(ours - theirs, 12)
+    several = len(differences) > 1
+    deviation, interval = _scatter(differences)
+    return PairedTest(
+        folds=len(differences),
+        difference=float(differences.mean()),
+        deviation=deviation,
+        interval=interval,
+        t_p=float(stats.ttest_1samp(differences, 0).pvalue) if np.ptp(differences) > 0 else None,
+        wilcoxon_p=float(stats.wilcoxon(differences).pvalue) if several and differences.any() else None,
+    )
+
+
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
+        raise ValueError("There must be one finite number a fold, and at least one fold.")
+    return array
+
+
+def _scatter(values: NDArray[np.float64]) -> tuple[float | None, tuple[float, float] | None]:
+    """Sample standard deviation, and the interval of the mean by Student's t."""
+    if len(values) < 2:
+        return None, None
+    deviation = float(values.std(ddof=1))
+    quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
+    mean, reach = float(values.mean()), quantile * deviation / len(values) ** 0.5
+    return deviation, (mean - reach, mean + reach)
 
 
 def format_metrics(metrics: Metrics) -> str:

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ml.expressions import EXPRESSIONS
-from ml.metrics import evaluate_predictions, format_metrics
+from ml.metrics import evaluate_predictions, format_metrics, metrics_of, paired_test, summarise_folds
 
 ANGER, FEAR, HAPPINESS, NEUTRAL = (EXPRESSIONS.index(n) for n in ("anger", "fear", "happiness", "neutral"))
 
@@ -93,3 +93,104 @@ def test_the_table_for_a_terminal_is_aligned_and_complete() -> None:
     assert confusion_lines[0].split() == ["true", "\\", "predicted", *EXPRESSIONS]
     assert confusion_lines[1 + HAPPINESS].split() == ["happiness", *"00011000"]
     assert len({len(line) for line in confusion_lines}) == 1
+
+
+def test_folds_are_pooled_by_adding_their_confusion_matrices() -> None:
+    other = evaluate_predictions([ANGER, FEAR], sure_of([FEAR, FEAR]))
+
+    pooled = metrics_of(METRICS.confusion + other.confusion)
+
+    together = evaluate_predictions([*LABELS, ANGER, FEAR], sure_of([*PREDICTED, FEAR, FEAR]))
+    assert pooled.to_dict() == together.to_dict()
+    assert pooled.accuracy == pytest.approx(4 / 7)
+    assert pooled.per_class[FEAR].precision == pytest.approx(1 / 3)  # one of the three taken for fear
+    assert pooled.per_class[ANGER].recall == pytest.approx(2 / 4)
+
+
+@pytest.mark.parametrize("confusion", [np.zeros((8, 8)), np.ones((7, 7))])
+def test_a_confusion_matrix_without_counts_or_of_another_size_is_refused(
+    confusion: NDArray[np.int64],
+) -> None:
+    with pytest.raises(ValueError, match="is not one \\(8, 8\\) with counts"):
+        metrics_of(confusion)
+
+
+def test_folds_have_a_mean_a_sample_deviation_and_an_interval_by_t() -> None:
+    summary = summarise_folds([0.5, 0.6, 0.7])
+
+    assert (summary.folds, summary.mean, summary.deviation) == pytest.approx((3, 0.6, 0.1))
+    # The 97.5 % quantile of t with two degrees of freedom, in closed form: 0.95 · sqrt(2 / 0.0975) = 4.3027.
+    reach = 0.95 * (2 / 0.0975) ** 0.5 * 0.1 / 3**0.5
+    assert summary.interval == pytest.approx((0.6 - reach, 0.6 + reach))
+
+
+def test_the_old_readmes_jaffe_folds_have_the_mean_it_gave() -> None:
+    jaffe = [0.850, 0.895, 1.0, 1.0, 1.0, 0.444, 0.529, 0.778, 0.833, 0.895]
+
+    summary = summarise_folds(jaffe)
+
+    assert summary.mean == pytest.approx(0.8224)
+    assert summary.interval == pytest.approx((0.6839, 0.9609), abs=1e-4)
+
+
+def test_an_interval_stays_within_what_a_share_can_be() -> None:
+    assert summarise_folds([0.9, 0.99, 1.0]).interval == pytest.approx((0.8265, 1.0), abs=1e-4)
+    assert summarise_folds([0.0, 0.1]).interval == pytest.approx((0.0, 0.05 + 12.7062 * 0.05), abs=1e-4)
+
+
+def test_a_single_fold_has_neither_deviation_nor_interval() -> None:
+    summary = summarise_folds([0.9])
+
+    assert (summary.folds, summary.mean, summary.deviation, summary.interval) == (1, 0.9, None, None)
+
+
+@pytest.mark.parametrize("shares", [[], [0.5, np.nan], [[0.5, 0.6]]])
+def test_folds_without_a_number_each_are_refused(shares: list[float]) -> None:
+    with pytest.raises(ValueError, match="one finite number a fold"):
+        summarise_folds(shares)
+
+
+def test_two_runs_are_compared_fold_by_fold() -> None:
+    test = paired_test([0.8, 0.9, 1.0], [0.7, 0.7, 0.7])  # better by 0.1, 0.2 and 0.3
+
+    assert (test.folds, test.difference, test.deviation) == pytest.approx((3, 0.2, 0.1))
+    t = 0.2 / (0.1 / 3**0.5)
+    assert test.t_p == pytest.approx(1 - t / (t**2 + 2) ** 0.5)  # closed form for two degrees of freedom
+    assert test.wilcoxon_p == pytest.approx(2 / 8)  # all of one sign: two of the eight ways to sign them
+    reach = 0.95 * (2 / 0.0975) ** 0.5 * 0.1 / 3**0.5
+    assert test.interval == pytest.approx((0.2 - reach, 0.2 + reach))
+
+
+def test_the_sign_of_a_difference_says_which_run_is_better_and_nothing_else_changes() -> None:
+    better, worse = [0.8, 0.9, 1.0, 0.7], [0.7, 0.8, 0.8, 0.75]
+
+    forth, back = paired_test(better, worse), paired_test(worse, better)
+
+    assert (forth.difference, back.difference) == pytest.approx((0.0875, -0.0875))
+    # Ranks 1, 2.5, 2.5 and 4, the lowest against: four of the sixteen signings are as lopsided.
+    assert forth.wilcoxon_p == back.wilcoxon_p == pytest.approx(4 / 16)
+    assert forth.t_p == pytest.approx(back.t_p)
+
+
+def test_differences_that_rounding_alone_tells_apart_are_ties() -> None:
+    assert np.ptp(np.array([0.1, 0.2, 0.3]) - np.array([0.0, 0.1, 0.2])) > 0
+
+    assert paired_test([0.1, 0.2, 0.3], [0.0, 0.1, 0.2]).t_p is None
+
+
+def test_no_p_value_is_made_up_where_there_is_nothing_to_test() -> None:
+    alike = paired_test([0.9, 0.8], [0.9, 0.8])
+    assert (alike.difference, alike.interval, alike.t_p, alike.wilcoxon_p) == (0, (0, 0), None, None)
+
+    shifted = paired_test([0.9, 0.8, 0.7], [0.7, 0.6, 0.5])
+    assert shifted.t_p is None
+    assert shifted.wilcoxon_p == pytest.approx(2 / 8)
+
+    single = paired_test([0.9], [0.7])
+    assert single.difference == pytest.approx(0.2)
+    assert (single.deviation, single.interval, single.t_p, single.wilcoxon_p) == (None, None, None, None)
+
+
+def test_runs_with_unequal_numbers_of_folds_do_not_pair_up() -> None:
+    with pytest.raises(ValueError, match="2 and 1 folds do not pair up"):
+        paired_test([0.9, 0.8], [0.9])
