@@ -96,11 +96,11 @@ def save_checkpoint(path: Path, model: FMPN, config: TrainConfig, facts: Mapping
     return sha256
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read and verify a checkpoint.
+def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
+    """Read and verify a checkpoint; `sha256` is the one it has to state, if that is known.
 
-    Raises CheckpointError where the file is missing, is no checkpoint, was damaged (its SHA-256 is off), or
-    was made for other classes or another crop than this code's.
+    Raises CheckpointError where the file is missing, is no checkpoint, was damaged (its SHA-256 is off) or
+    replaced, or was made for other classes or another crop than this code's.
     """
     weights, header = read_tensors(path)
     try:
@@ -111,6 +111,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is not a checkpoint of this project ({error!r}).") from error
     if stated != _digest(metadata, weights):
         raise CheckpointError(f"The checkpoint {path} is damaged: its SHA-256 is not the one it states.")
+    if sha256 not in (None, stated):
+        raise CheckpointError(
+            f"The checkpoint {path} was replaced by another one: its SHA-256 is {stated[:8]}."
+        )
     if metadata.get("format") != FORMAT or metadata.get("classes") != list(EXPRESSIONS):
         raise CheckpointError(f"The checkpoint {path} was made for another version or other expressions.")
     if metadata.get("crop_template") != TEMPLATE.tolist():

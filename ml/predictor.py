@@ -140,14 +140,15 @@ class Predictor:
         return results
 
 
-def load_predictor(checkpoint: Path, detector: str, device: str) -> Predictor:
+def load_predictor(checkpoint: Path, detector: str, device: str, sha256: str | None = None) -> Predictor:
     """Load a checkpoint and a detector ("mtcnn" or "mtcnn-tensorflow") on a device ("auto", "cpu", "cuda").
 
-    Raises CheckpointError for a checkpoint that is missing or broken, and ValueError for a detector or a
-    device that is not to be had, both with a sentence.
+    sha256: the one the checkpoint has to state, if that is known. Raises CheckpointError for a checkpoint
+    that is missing, broken or another one, and ValueError for a detector or a device that is not to be had,
+    both with a sentence.
     """
     chosen = choose_device(device)
-    return Predictor(load_checkpoint(checkpoint), load_detector(detector, chosen), chosen)
+    return Predictor(load_checkpoint(checkpoint, sha256), load_detector(detector, chosen), chosen)
 
 
 def choose_device(name: str) -> torch.device:

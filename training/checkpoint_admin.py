@@ -1,0 +1,168 @@
+"""The admin's pages of checkpoints: which there are, which one reads photos, and the buttons for that."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
+from django.utils.html import format_html
+from django.utils.text import slugify
+from django.views.decorators.http import require_POST, require_safe
+
+from training import checkpoints
+from training.models import Checkpoint
+
+
+@admin.register(Checkpoint)
+class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable when it runs
+    """Training and `import_checkpoint` make the rows; here they are put in service, fetched and deleted."""
+
+    list_display = ("name", "trained_in", "accuracy", "checksum", "created", "service")
+    list_display_links = ("name",)
+    search_fields = ("name", "sha256", "fold__run__name")
+    fields = readonly_fields = (
+        "name",
+        "trained_in",
+        "accuracy",
+        "sha256",
+        "created",
+        "activated",
+        "download",
+    )
+    change_list_template = "admin/training/checkpoint/change_list.html"
+    change_form_template = "admin/training/checkpoint/change_form.html"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Checkpoint]:
+        rows: QuerySet[Checkpoint] = super().get_queryset(request).select_related("fold__run")
+        return rows
+
+    def get_list_display(self, request: HttpRequest) -> tuple[Any, ...]:
+        """The last column says what is in service, and lets who may put another one there."""
+        if not self.may_activate(request):
+            return self.list_display
+        return (*self.list_display[:-1], self.service_or_button)
+
+    @admin.display(description="run and fold", ordering="fold")
+    def trained_in(self, checkpoint: Checkpoint) -> str:
+        return str(checkpoint.fold) if checkpoint.fold else "imported"
+
+    @admin.display(description="accuracy")
+    def accuracy(self, checkpoint: Checkpoint) -> str | None:
+        metrics = checkpoint.fold.metrics if checkpoint.fold else None
+        return f"{metrics['accuracy']:.1%}" if metrics else None
+
+    @admin.display(description="SHA-256", ordering="sha256")
+    def checksum(self, checkpoint: Checkpoint) -> str:
+        return format_html('<code title="{}">{}</code>', checkpoint.sha256, checkpoint.sha256[:8])
+
+    @admin.display(description="in service", ordering="active", boolean=True)
+    def service(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.active
+
+    @admin.display(description="in service", ordering="active")
+    def service_or_button(self, checkpoint: Checkpoint) -> str:
+        if checkpoint.active:
+            return format_html("<strong>{}</strong>", "In service")
+        # The list is a form already, with its token: this button alone sends it elsewhere.
+        return format_html(
+            '<button type="submit" class="button" formaction="{}" aria-label="{}">Put in service</button>',
+            reverse("admin:training_checkpoint_activate", args=[checkpoint.pk]),
+            f"Put {checkpoint} in service",
+        )
+
+    @admin.display(description="file")
+    def download(self, checkpoint: Checkpoint) -> str:
+        if not checkpoint.path.is_file():
+            return f"{checkpoint.path} is missing."
+        url = reverse("admin:training_checkpoint_file", args=[checkpoint.pk])
+        size = checkpoint.path.stat().st_size / 1_000_000
+        return format_html('<a href="{}" download>Download</a> ({} MB)', url, f"{size:.1f}")
+
+    def get_urls(self) -> list[URLPattern]:
+        protected = self.admin_site.admin_view  # asks for a login, and for the token of a POST
+        return [
+            path("<int:pk>/activate/", protected(self.activate), name="training_checkpoint_activate"),
+            path("<int:pk>/go-back/", protected(self.go_back), name="training_checkpoint_go_back"),
+            path("<int:pk>/file/", protected(self.file), name="training_checkpoint_file"),
+            *super().get_urls(),
+        ]
+
+    @method_decorator(require_POST)
+    def activate(self, request: HttpRequest, pk: int) -> HttpResponse:
+        checkpoint = self._to_activate(request, pk)
+        try:
+            checkpoints.activate(checkpoint)
+        except checkpoints.ServiceError as error:
+            messages.error(request, f"{checkpoint} was not put in service: {error}")
+        else:
+            self.log_change(request, checkpoint, "Put in service.")
+            messages.success(request, f"{checkpoint} is in service: every web process uses it in a moment.")
+        return redirect("admin:training_checkpoint_changelist")
+
+    @method_decorator(require_POST)
+    def go_back(self, request: HttpRequest, pk: int) -> HttpResponse:
+        checkpoint = self._to_activate(request, pk)
+        try:
+            target = checkpoints.go_back(checkpoint)
+        except checkpoints.ServiceError as error:
+            messages.error(request, str(error))
+        else:
+            self.log_change(request, checkpoint, f"Went back to {_name(target)}.")
+            messages.success(request, f"Went back to {_name(target)}: every web process uses it in a moment.")
+        return redirect("admin:training_checkpoint_changelist")
+
+    @method_decorator(require_safe)
+    def file(self, request: HttpRequest, pk: int) -> FileResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        checkpoint = get_object_or_404(Checkpoint, pk=pk)
+        if not checkpoint.path.is_file():
+            raise Http404(f"{checkpoint.path} is missing.")
+        name = f"{slugify(checkpoint.name)}-{checkpoint.sha256[:8]}.safetensors"
+        return FileResponse(checkpoint.path.open("rb"), as_attachment=True, filename=name)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        active = Checkpoint.objects.filter(active=True).first()
+        context = {
+            "active": active,
+            "problem": checkpoints.find_problem(active) if active else None,
+            "previous": _name(checkpoints.previous(active)) if active else None,
+            "may_activate": self.may_activate(request),
+        }
+        response: HttpResponse = super().changelist_view(request, context | (extra_context or {}))
+        return response
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        context["may_activate"] = self.may_activate(request)
+        response: HttpResponse = super().render_change_form(request, context, *args, **kwargs)
+        return response
+
+    def may_activate(self, request: HttpRequest) -> bool:
+        return self.has_view_permission(request) and request.user.has_perm("training.activate_checkpoint")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Checkpoint | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Checkpoint | None = None) -> bool:
+        """The one in service stays, also where its run is deleted: another takes its place first."""
+        return not (obj and obj.active) and bool(super().has_delete_permission(request, obj))
+
+    def _to_activate(self, request: HttpRequest, pk: int) -> Checkpoint:
+        if not self.may_activate(request):
+            raise PermissionDenied
+        return get_object_or_404(Checkpoint, pk=pk)
+
+
+def _name(checkpoint: Checkpoint | None) -> str:
+    return str(checkpoint) if checkpoint else "the model that the settings name (FER_CHECKPOINT)"

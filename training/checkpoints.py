@@ -1,0 +1,105 @@
+"""Checkpoints in service: put in, gone back from, found damaged, imported, deleted.
+
+Torch is imported where it is needed and not above: this module is loaded wherever Django starts.
+"""
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+from django.db import transaction
+from django.db.models.signals import post_delete
+from django.dispatch import receiver
+from django.utils import timezone
+
+from ml.in_service import InService
+from training.models import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+class ServiceError(Exception):
+    """What keeps a checkpoint from being put in service or left; the text is a sentence for the person."""
+
+
+def in_service() -> InService | None:
+    """What recognition asks for: the active checkpoint's file and its SHA-256."""
+    active = Checkpoint.objects.filter(active=True).first()
+    return InService(active.path, active.sha256) if active else None
+
+
+def activate(checkpoint: Checkpoint) -> None:
+    """Put a checkpoint in service in the place of the one that was.
+
+    Raises ServiceError where its file is missing or damaged, is not the one the row tells of, or does not fit
+    this version's network; then nothing changes.
+    """
+    if problem := find_problem(checkpoint):
+        raise ServiceError(problem)
+    with transaction.atomic():
+        _take_turns()
+        Checkpoint.objects.filter(active=True).update(active=False)
+        Checkpoint.objects.filter(pk=checkpoint.pk).update(active=True, activated=timezone.now())
+    logger.info("%s is in service now.", checkpoint)
+
+
+def previous(active: Checkpoint) -> Checkpoint | None:
+    """The usable checkpoint that was in service last before `active`; None: FER_CHECKPOINT's model was."""
+    earlier = Checkpoint.objects.filter(active=False, activated__lt=active.activated).order_by("-activated")
+    return next((checkpoint for checkpoint in earlier if find_problem(checkpoint) is None), None)
+
+
+def go_back(active: Checkpoint) -> Checkpoint | None:
+    """Put the previous checkpoint in service again, and forget that those after it ever were.
+
+    So going back twice leads two steps back, not to and fro. Returns `previous(active)`. Raises ServiceError
+    where `active` is not in service any more: a second click, or another person, was faster.
+    """
+    active.refresh_from_db()
+    target = previous(active) if active.active else None
+    with transaction.atomic():
+        _take_turns()
+        if not Checkpoint.objects.filter(pk=active.pk, active=True).update(active=False, activated=None):
+            raise ServiceError(f"{active} is not in service any more: nothing was changed.")
+        later = Checkpoint.objects.exclude(activated=None)
+        if target:
+            later = later.filter(activated__gt=target.activated)
+            Checkpoint.objects.filter(pk=target.pk).update(active=True)
+        later.update(activated=None)
+    logger.info("Went back from %s to %s.", active, target or "the model of the settings")
+    return target
+
+
+def find_problem(checkpoint: Checkpoint) -> str | None:
+    """Why a checkpoint cannot be in service, in a sentence; None for a sound one.
+
+    The file is read whole and its model is built, once for each state of the file.
+    """
+    try:
+        stat = checkpoint.path.stat()
+    except OSError:
+        return f"There is no checkpoint at {checkpoint.path}."
+    return _find_problem(checkpoint.path, checkpoint.sha256, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=32)
+def _find_problem(path: Path, sha256: str, _changed: int, _size: int) -> str | None:
+    from ml.checkpoint import CheckpointError, load_checkpoint
+
+    try:
+        load_checkpoint(path, sha256).build()
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def _take_turns() -> None:
+    """Wait until nobody else changes what is in service (SQLite's transactions do so by themselves)."""
+    list(Checkpoint.objects.select_for_update().order_by("pk").values_list("pk"))
+
+
+@receiver(post_delete, sender=Checkpoint)
+def delete_file(instance: Checkpoint, **_: object) -> None:
+    """A row takes its file along, but not before that can't be undone."""
+    path = instance.path
+    transaction.on_commit(lambda: path.unlink(missing_ok=True))
