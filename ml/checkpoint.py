@@ -10,17 +10,24 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.numpy import save_file
 
 from ml.alignment import TEMPLATE
 from ml.config import ModelConfig, TrainConfig
 from ml.expressions import EXPRESSIONS
-from ml.fmpn import FMPN
+
+if TYPE_CHECKING:
+    # Not when it runs: a process that only reads photos checks its model without importing torch.
+    from torch import Tensor
+
+    from ml.fmpn import FMPN
+
+Arrays = dict[str, NDArray[Any]]
 
 BUNDLED: Final = Path(__file__).parent / "weights" / "compact.safetensors"
 FORMAT: Final = 1
@@ -35,7 +42,7 @@ class Checkpoint:
     """What a file holds. weights: state_dict of an FMPN; metadata: the JSON object; sha256: hex."""
 
     config: TrainConfig
-    weights: dict[str, Tensor]
+    weights: Arrays
     metadata: dict[str, Any]
     sha256: str
 
@@ -48,28 +55,34 @@ class Checkpoint:
         """A name for people: the preset and the first eight digits of the checksum."""
         return f"{self.metadata['preset']} {self.sha256[:8]}"
 
-    def build(self) -> FMPN:
+    def build(self) -> "FMPN":
         """Rebuild the model on the CPU, in eval mode. Raises CheckpointError where a weight does not fit."""
+        from ml.fmpn import FMPN
+
         model = FMPN(self.model_config)
         try:
-            model.load_state_dict(self.weights, strict=True)
+            model.load_state_dict(to_tensors(self.weights), strict=True)
         except RuntimeError as error:
             raise CheckpointError(f"The checkpoint's weights do not fit its own config: {error}") from error
         return model.eval()
 
 
-def build_model(config: TrainConfig, seed: int) -> FMPN:
+def build_model(config: TrainConfig, seed: int) -> "FMPN":
     """A model as `config.start` wants it at the start of a run; `seed` draws what is random.
 
     Raises CheckpointError where a checkpoint to start from is missing, broken or of another shape, and
     RuntimeError where ImageNet's weights cannot be had.
     """
+    import torch
+
+    from ml.fmpn import FMPN
+
     torch.manual_seed(seed)
     model = FMPN(config.model, pretrained=config.start == "imagenet")
     if config.start not in ("imagenet", "random"):
         path = BUNDLED if config.start == "bundled" else Path(config.start)
         try:
-            model.load_state_dict(load_checkpoint(path).weights, strict=True)
+            model.load_state_dict(to_tensors(load_checkpoint(path).weights), strict=True)
         except RuntimeError as error:
             raise CheckpointError(
                 f"{path} cannot be the start of this model: the backbone, the mask generator's channels and "
@@ -78,12 +91,12 @@ def build_model(config: TrainConfig, seed: int) -> FMPN:
     return model
 
 
-def save_checkpoint(path: Path, model: FMPN, config: TrainConfig, facts: Mapping[str, Any]) -> str:
+def save_checkpoint(path: Path, model: "FMPN", config: TrainConfig, facts: Mapping[str, Any]) -> str:
     """Write a checkpoint, whole or not at all, and return its SHA-256.
 
     facts: JSON values; `preset`, `data`, `seed`, `git_revision` and `metrics` are expected.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = to_arrays(model.state_dict())
     metadata = {
         "format": FORMAT,
         "config": config.to_dict(),
@@ -92,7 +105,7 @@ def save_checkpoint(path: Path, model: FMPN, config: TrainConfig, facts: Mapping
         **facts,
     }
     sha256 = _digest(metadata, weights)
-    write_tensors(path, weights, {"fmpn": json.dumps({**metadata, "sha256": sha256})})
+    write_arrays(path, weights, {"fmpn": json.dumps({**metadata, "sha256": sha256})})
     return sha256
 
 
@@ -102,7 +115,7 @@ def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
     Raises CheckpointError where the file is missing, is no checkpoint, was damaged (its SHA-256 is off) or
     replaced, or was made for other classes or another crop than this code's.
     """
-    weights, header = read_tensors(path)
+    weights, header = read_arrays(path)
     try:
         metadata = json.loads(header["fmpn"])
         stated = metadata.pop("sha256")
@@ -122,12 +135,22 @@ def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
     return Checkpoint(config, weights, metadata, stated)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+def to_arrays(tensors: "Mapping[str, Tensor]") -> Arrays:
+    return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
+
+
+def to_tensors(arrays: Arrays) -> "dict[str, Tensor]":
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def write_arrays(path: Path, arrays: Arrays, header: dict[str, str]) -> None:
     """Write a safetensors file beside `path` and move it there, so that no half file is ever seen."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, partial, header)
+        save_file(arrays, partial, header)
         with partial.open("rb") as written:
             os.fsync(written.fileno())
         partial.replace(path)
@@ -135,21 +158,21 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]
         partial.unlink(missing_ok=True)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors on the CPU and its header. Raises CheckpointError."""
+def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
+    """Read a safetensors file: its arrays and its header. Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint at {path}.")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}.") from error
 
 
-def _digest(metadata: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+def _digest(metadata: Mapping[str, Any], weights: Arrays) -> str:
     digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(weights):
-        tensor = weights[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        array = weights[name]
+        digest.update(f"{name} torch.{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ml.checkpoint import CheckpointError, read_tensors, write_tensors
+from ml.checkpoint import CheckpointError, read_arrays, to_arrays, to_tensors, write_arrays
 from ml.config import StageConfig, TrainConfig
 from ml.datasets import Sample, load_faces
 from ml.fmpn import FMPN
@@ -394,15 +394,14 @@ def _save_state(
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
     state = {"identity": identity, "stage": stage, "step": step, "sums": sums, "updates": average.updates}
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_tensors(path, on_cpu, {"state": json.dumps(state)})
+    write_arrays(path, to_arrays(tensors), {"state": json.dumps(state)})
 
 
 def _load_state(path: Path, identity: str) -> State | None:
     if not path.exists():
         return None
     try:
-        tensors, header = read_tensors(path)
+        arrays, header = read_arrays(path)
         state = json.loads(header["state"])
     except (CheckpointError, KeyError, ValueError) as error:
         raise ResumeError(
@@ -413,7 +412,7 @@ def _load_state(path: Path, identity: str) -> State | None:
             f"The saved state {path} belongs to a run with other settings, seed or data. "
             "Give the same ones to resume it, or choose another output folder."
         )
-    tensors["updates"] = torch.tensor(state["updates"])
+    tensors = to_tensors(arrays) | {"updates": torch.tensor(state["updates"])}
     return State(state["stage"], state["step"], state["sums"], tensors)
 
 

@@ -1,25 +1,22 @@
-"""Finding faces: MTCNN as torch modules, with the weights and the results of the `mtcnn` package.
+"""Finding faces: MTCNN, with the weights and the results of the `mtcnn` package.
 
-The package itself needs TensorFlow (about 1.6 GB and seven seconds before the first face). It stays as the
-reference, `TensorflowMtcnn`, behind one setting; the port gives the same faces without it.
+The networks are `ml.mtcnn`'s, run by `ml.runtime`; what lies between them is numpy and OpenCV. The package
+itself needs TensorFlow (about 1.6 GB and seven seconds before the first face). It stays as the reference,
+`TensorflowMtcnn`, behind one setting; ours gives the same faces without it.
 """
 
-import hashlib
-import importlib.util
-import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import cv2
-import joblib
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.ops import nms
+
+from ml.runtime import Network, available_cores, open_network
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Point = tuple[float, float]
 
@@ -37,6 +34,7 @@ OVERLAP_IN_SCALE, OVERLAP = 0.5, 0.7
 # then needs no more memory for its activations than a small one.
 PIXELS_AT_ONCE: Final = 2**18
 CANDIDATES_AT_ONCE: Final = 512
+SHAPE_STEP: Final = 32  # the first network sees sides of whole multiples of this
 
 # The weight files are joblib pickles: only these very bytes are ever unpickled.
 WEIGHTS_SHA256: Final = {
@@ -70,8 +68,8 @@ class FaceDetector(Protocol):
         ...
 
 
-def load_detector(name: str, device: torch.device | str = "cpu") -> FaceDetector:
-    """Load "mtcnn" (torch, on `device`) or "mtcnn-tensorflow" (the reference, on the CPU).
+def load_detector(name: str, device: str = "cpu") -> FaceDetector:
+    """Load "mtcnn" (on `device`, "cpu" or "cuda") or "mtcnn-tensorflow" (the reference, on the CPU).
 
     Raises ValueError for another name, and its subclass DetectorError where the weights are not at hand.
     """
@@ -83,20 +81,14 @@ def load_detector(name: str, device: torch.device | str = "cpu") -> FaceDetector
 
 
 class Mtcnn:
-    """The three networks of MTCNN in torch. One instance may serve several threads."""
+    """MTCNN: three networks, each surer and slower than the one before. Threads may share an instance."""
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        """Load the weights onto `device`; raises DetectorError where they are missing or altered."""
-        self._device = torch.device(device)
-        self._proposal = self._load(ProposalNet(), "pnet")
-        self._refine = self._load(RefineNet(), "rnet")
-        self._output = self._load(OutputNet(), "onet")
+    def __init__(self, device: str = "cpu") -> None:
+        """Open the networks on "cpu" or "cuda"; raises DetectorError where weights are missing or altered."""
+        self._proposal = _open("pnet", (1, 48, 48, 3), "?,?,?,3", device)
+        self._refine = _open("rnet", (1, 24, 24, 3), "?,24,24,3", device)
+        self._output = _open("onet", (1, 48, 48, 3), "?,48,48,3", device)
 
-    def _load(self, net: nn.Module, name: str) -> nn.Module:
-        _fill(net, _read_weights(name))
-        return net.requires_grad_(False).eval().to(self._device)
-
-    @torch.inference_mode()
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """Return the faces in `image`, RGB uint8 (H, W, 3), the most confident first.
 
@@ -104,55 +96,40 @@ class Mtcnn:
         ValueError for an array of another shape or type.
         """
         _require_rgb(image)
-        pixels = (image - np.float32(127.5)) / np.float32(128)
-        photo = self._tensor(pixels)
-
-        boxes = _square(self._propose(pixels))
+        photo = image.astype(np.float32)
+        boxes = _square(self._propose(photo))
         if not len(boxes):
             return []
 
-        offsets, scores = self._run(self._refine, _crop(photo, boxes, 24))
+        offsets, scores = _run(self._refine, _crop(photo, boxes, 24))
         sure = scores > REFINE_THRESHOLD
         boxes, scores = _suppress(_shift(boxes, offsets)[sure], scores[sure], OVERLAP)
         boxes = _square(boxes)
         if not len(boxes):
             return []
 
-        offsets, scores, points = self._run(self._output, _crop(photo, boxes, 48))
+        offsets, scores, points = _run(self._output, _crop(photo, boxes, 48))
         landmarks = _place_landmarks(points, boxes)
         sure = scores > OUTPUT_THRESHOLD
         return _to_faces(_shift(boxes, offsets)[sure], landmarks[sure], scores[sure], image.shape)
 
-    def _propose(self, pixels: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _propose(self, photo: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the first network's candidate boxes (N, 4) over all scales of the photo."""
-        height, width = pixels.shape[:2]
-        found = [(np.empty((0, 4)), np.empty(0))]
-        for scale in _pyramid(min(height, width)):
-            resized = cv2.resize(
-                pixels, (int(width * scale), int(height * scale)), interpolation=cv2.INTER_AREA
-            )
-            boxes, scores = self._propose_at_scale(self._tensor(np.asarray(resized, np.float32)))
-            found.append(_suppress(boxes / scale, scores, OVERLAP_IN_SCALE))
-        boxes, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return _suppress(boxes, scores, OVERLAP)[0]
-
-    def _propose_at_scale(self, photo: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return boxes (N, 4) in pixels of `photo` (1, 3, H, W), and scores (N,)."""
-        results = [self._proposal(band) for band in _bands(photo)]
-        offsets, scores = (torch.cat(parts, dim=1) for parts in zip(*results, strict=True))
-        rows, columns = torch.nonzero(scores[0] > PROPOSAL_THRESHOLD, as_tuple=True)
-        corner = torch.stack((columns, rows), dim=1).double() * STRIDE
-        # The package counts a cell from its second pixel to the one after its last: a side of 11.
-        cells = torch.cat((corner + 1, corner + CELL), dim=1)
-        boxes = cells + offsets[0, rows, columns].double() * (CELL - 1)
-        return boxes.cpu().numpy(), scores[0, rows, columns].double().cpu().numpy()
-
-    def _run(self, net: nn.Module, crops: Tensor) -> list[NDArray[np.float64]]:
-        results = [net(part) for part in torch.split(crops, CANDIDATES_AT_ONCE)]
-        return [torch.cat(parts).double().cpu().numpy() for parts in zip(*results, strict=True)]
-
-    def _tensor(self, pixels: NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).to(self._device)
+        height, width = photo.shape[:2]
+        scales = _pyramid(min(height, width))
+        bands = [
+            (scale, top, band)
+            for scale in scales
+            for top, band in _bands(_resize(photo, int(width * scale), int(height * scale)))
+        ]
+        results = self._proposal([_padded(band) for _, _, band in bands])
+        found: dict[float, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
+        for (scale, top, band), (offsets, scores) in zip(bands, results, strict=True):
+            boxes, sure = _boxes_of_cells(offsets[0], scores[0], band.shape)
+            boxes[:, 1::2] += top
+            found.setdefault(scale, []).append((boxes / scale, sure))
+        kept = [_suppress(*_joined(parts), OVERLAP_IN_SCALE) for parts in found.values()]
+        return _suppress(*_joined(kept), OVERLAP)[0]
 
 
 class TensorflowMtcnn:
@@ -175,103 +152,21 @@ class TensorflowMtcnn:
         return [_to_face(row[1:5], row[6:16].reshape(2, 5).T, row[5]) for row in rows]
 
 
-class ProposalNet(nn.Module):
-    """(N, 3, H, W) -> box offsets (N, h, w, 4) and face probabilities (N, h, w), one a cell."""
+def _open(name: str, example: tuple[int, ...], shape: str, device: str) -> Network:
+    def make() -> "nn.Module":
+        from ml.mtcnn import load_net  # torch
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            *(nn.Conv2d(3, 10, 3), nn.PReLU(10), nn.MaxPool2d(2, 2, ceil_mode=True)),
-            *(nn.Conv2d(10, 16, 3), nn.PReLU(16)),
-            *(nn.Conv2d(16, 32, 3), nn.PReLU(32)),
-        )
-        self.offsets = nn.Conv2d(32, 4, 1)
-        self.classes = nn.Conv2d(32, 2, 1)
+        return load_net(name)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.features(x)
-        return self.offsets(x).permute(0, 2, 3, 1), self.classes(x).softmax(dim=1)[:, 1]
+    weights = f"{name}-{WEIGHTS_SHA256[name][:8]}"
+    return open_network(weights, "ml.mtcnn", make, np.zeros(example, np.float32), shape, device)
 
 
-class RefineNet(nn.Module):
-    """(N, 3, 24, 24) -> box offsets (N, 4) and face probabilities (N,)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            *(nn.Conv2d(3, 28, 3), nn.PReLU(28), nn.MaxPool2d(3, 2, ceil_mode=True)),
-            *(nn.Conv2d(28, 48, 3), nn.PReLU(48), nn.MaxPool2d(3, 2)),
-            *(nn.Conv2d(48, 64, 2), nn.PReLU(64)),
-            *(FlattenByColumn(), nn.Linear(576, 128), nn.PReLU(128)),
-        )
-        self.offsets = nn.Linear(128, 4)
-        self.classes = nn.Linear(128, 2)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.features(x)
-        return self.offsets(x), self.classes(x).softmax(dim=1)[:, 1]
-
-
-class OutputNet(nn.Module):
-    """(N, 3, 48, 48) -> box offsets (N, 4), face probabilities (N,) and five x, then five y (N, 10)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            *(nn.Conv2d(3, 32, 3), nn.PReLU(32), nn.MaxPool2d(3, 2, ceil_mode=True)),
-            *(nn.Conv2d(32, 64, 3), nn.PReLU(64), nn.MaxPool2d(3, 2)),
-            *(nn.Conv2d(64, 64, 3), nn.PReLU(64), nn.MaxPool2d(2, 2, ceil_mode=True)),
-            *(nn.Conv2d(64, 128, 2), nn.PReLU(128)),
-            *(FlattenByColumn(), nn.Linear(1152, 256), nn.PReLU(256)),
-        )
-        self.offsets = nn.Linear(256, 4)
-        self.landmarks = nn.Linear(256, 10)
-        self.classes = nn.Linear(256, 2)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.features(x)
-        return self.offsets(x), self.classes(x).softmax(dim=1)[:, 1], self.landmarks(x)
-
-
-class FlattenByColumn(nn.Module):
-    """(N, C, H, W) -> (N, W * H * C): the order the dense weights were trained in."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 3, 2, 1).flatten(1)
-
-
-def _read_weights(name: str) -> list[NDArray[np.float32]]:
-    """Return one network's arrays, in Keras's order and layout, from the installed `mtcnn` package."""
-    # The package's own loader would take a file of that name from the working directory first.
-    spec = importlib.util.find_spec("mtcnn")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder) / "assets" / "weights" / f"{name}.lz4"
-        if path.is_file():
-            break
-    else:
-        raise DetectorError(
-            f"The face detector's weights ({name}.lz4) are missing: "
-            "install the requirements again, the mtcnn package carries them."
-        )
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != WEIGHTS_SHA256[name]:
-        raise DetectorError(
-            f"The face detector's weights {path} are not the known ones and were not opened: "
-            "install the requirements again, with the locked version of mtcnn."
-        )
-    weights: list[NDArray[np.float32]] = joblib.load(io.BytesIO(content))  # type: ignore[no-untyped-call]
-    return weights
-
-
-@torch.no_grad()
-def _fill(net: nn.Module, weights: list[NDArray[np.float32]]) -> None:
-    """Copy Keras weights into a network whose layers are declared in the same order."""
-    for parameter, array in zip(net.parameters(), weights, strict=True):
-        if array.ndim == 4:  # a kernel: height, width, in, out -> out, in, height, width
-            array = array.transpose(3, 2, 0, 1)
-        elif array.ndim == 2:  # a dense layer: in, out -> out, in
-            array = array.T
-        parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(parameter.shape))
+def _run(network: Network, crops: NDArray[np.float32]) -> list[NDArray[np.float64]]:
+    """Run a network on all candidates of a photo, side by side in parts, and join its outputs."""
+    size = min(CANDIDATES_AT_ONCE, max(8, -(-len(crops) // available_cores())))
+    results = network([crops[start : start + size] for start in range(0, len(crops), size)])
+    return [np.concatenate(parts).astype(np.float64) for parts in zip(*results, strict=True)]
 
 
 def _require_rgb(image: NDArray[np.uint8]) -> None:
@@ -286,29 +181,82 @@ def _pyramid(shorter_side: int) -> NDArray[np.float64]:
     return scales
 
 
-def _bands(photo: Tensor) -> Iterator[Tensor]:
-    """Cut (1, 3, H, W) into overlapping bands whose cells, one below the other, are those of the whole."""
-    height, width = photo.shape[2:]
-    rows_of_cells = (height - CELL + 1) // STRIDE + 1
-    step = max(PIXELS_AT_ONCE // (width * STRIDE), 8)
-    for top in range(0, rows_of_cells, step):
-        yield photo[:, :, top * STRIDE : (top + step) * STRIDE + CELL - STRIDE]
+def _resize(image: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _crop(photo: Tensor, boxes: NDArray[np.float64], size: int) -> Tensor:
-    """Sample square crops (N, 3, size, size) from (1, 3, H, W): bilinear, mid grey (0) outside the photo."""
-    height, width = photo.shape[2:]
-    steps = torch.linspace(0, 1, size, dtype=torch.float64)
-    left, top, right, bottom = torch.from_numpy(boxes).unsqueeze(2).unbind(1)
+def _bands(photo: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Cut (H, W, 3) into overlapping bands whose cells, one below the other, are those of the whole.
+
+    Gives each with the row at which it begins.
+    """
+    rows_of_cells = _cells(len(photo))
+    step = max(PIXELS_AT_ONCE // (photo.shape[1] * STRIDE), 8)
+    for first in range(0, rows_of_cells, step):
+        top = first * STRIDE
+        yield top, photo[top : top + step * STRIDE + CELL - STRIDE]
+
+
+def _cells(side: int) -> int:
+    """How many cells lie along a side; the last one of an odd side reaches one pixel beyond it."""
+    return (side - CELL + 1) // STRIDE + 1
+
+
+def _padded(band: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring (H, W, 3) to whole multiples of SHAPE_STEP, (1, H', W', 3): few shapes, few compilations."""
+    height, width = band.shape[:2]
+    down, right = -height % SHAPE_STEP, -width % SHAPE_STEP
+    grown = cv2.copyMakeBorder(band, 0, down, 0, right, cv2.BORDER_REPLICATE)
+    return np.asarray(grown, np.float32)[None]
+
+
+def _boxes_of_cells(
+    offsets: NDArray[np.float32], scores: NDArray[np.float32], shape: tuple[int, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return boxes (N, 4) in pixels of the band, and scores (N,), of the cells that may hold a face."""
+    rows, columns = np.nonzero(scores[: _cells(shape[0]), : _cells(shape[1])] > PROPOSAL_THRESHOLD)
+    corner = np.stack((columns, rows), axis=1).astype(np.float64) * STRIDE
+    # The package counts a cell from its second pixel to the one after its last: a side of 11.
+    cells = np.concatenate((corner + 1, corner + CELL), axis=1)
+    return cells + offsets[rows, columns] * np.float64(CELL - 1), scores[rows, columns].astype(np.float64)
+
+
+def _joined(
+    parts: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    boxes = [np.empty((0, 4)), *(boxes for boxes, _ in parts)]
+    scores = [np.empty(0), *(scores for _, scores in parts)]
+    return np.concatenate(boxes), np.concatenate(scores)
+
+
+def _crop(photo: NDArray[np.float32], boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:
+    """Sample square crops (N, size, size, 3) from (H, W, 3): bilinear, mid grey (127.5) outside the photo."""
+    height, width = photo.shape[:2]
+    steps = np.linspace(0, 1, size)
+    left, top, right, bottom = boxes[:, :, None].transpose(1, 0, 2)
     # Corner to corner, after TensorFlow's `crop_and_resize`: 0 is the first pixel's centre, 1 the last one's.
     x = (left + (right - left) * steps) / width
     y = (top + (bottom - top) * steps) / height
-    grid = torch.stack(
-        (x[:, None, :].expand(-1, size, size), y[:, :, None].expand(-1, size, size)), dim=-1
-    ).to(photo)
-    inside = ((grid >= 0) & (grid <= 1)).all(dim=-1)
-    crops = F.grid_sample(photo, grid.view(1, -1, size, 2) * 2 - 1, padding_mode="border", align_corners=True)
-    return crops.view(3, -1, size, size).transpose(0, 1) * inside.unsqueeze(1)
+    shape = (len(boxes), size, size)
+    maps = [
+        np.broadcast_to(x[:, None, :] * (width - 1), shape).astype(np.float32),
+        np.broadcast_to(y[:, :, None] * (height - 1), shape).astype(np.float32),
+    ]
+    crops = np.concatenate(
+        [
+            # OpenCV takes pictures of at most 32,767 rows.
+            cv2.remap(
+                photo,
+                *(part[first : first + CANDIDATES_AT_ONCE].reshape(-1, size) for part in maps),
+                interpolation=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+            for first in range(0, len(boxes), CANDIDATES_AT_ONCE)
+        ]
+    ).reshape(*shape, 3)
+    outside = ((x < 0) | (x > 1))[:, None, :] | ((y < 0) | (y > 1))[:, :, None]
+    crops[outside] = 127.5
+    return np.asarray(crops, np.float32)
 
 
 def _suppress(
@@ -321,9 +269,8 @@ def _suppress(
     """
     order = np.argsort(scores)[::-1]
     boxes, scores = boxes[order], scores[order]
-    rank = torch.arange(len(boxes), 0, -1, dtype=torch.float64)
-    kept = np.sort(nms(torch.from_numpy(boxes), rank, threshold).numpy())
-    dropped = np.setdiff1d(np.arange(len(boxes)), kept)
+    kept = _usual_suppression(boxes, threshold)
+    dropped = np.setdiff1d(np.arange(len(boxes)), kept, assume_unique=True)
 
     def undisturbed(part: NDArray[np.int64]) -> NDArray[np.int64]:
         overlaps = _overlap(boxes[part], boxes[dropped]) > threshold
@@ -333,6 +280,14 @@ def _suppress(
     parts = np.split(kept, range(CANDIDATES_AT_ONCE, len(kept), CANDIDATES_AT_ONCE))
     kept = np.concatenate([undisturbed(part) for part in parts])
     return boxes[kept], scores[kept]
+
+
+def _usual_suppression(boxes: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
+    """Positions of the boxes, sorted best first, that overlap no better one that is itself kept."""
+    sizes = np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1)
+    rank = np.arange(len(boxes), 0, -1, dtype=np.float32)
+    kept = cv2.dnn.NMSBoxes(sizes, rank, 0.0, threshold) if len(boxes) else ()  # type: ignore[call-overload]
+    return np.sort(np.asarray(kept, np.int64).reshape(-1))
 
 
 def _overlap(

@@ -172,3 +172,19 @@ class FMPN(nn.Module):
         mask = self.draw_mask(faces)
         fused = self.fuse(faces, mask)
         return self.classifier((fused - self.mean) / self.std), mask
+
+
+class Served(nn.Module):
+    """What service runs: stored faces in, answers out.
+
+    faces uint8 (B, 3, S, S), or (B, 1, S, S) where the model reads luminance alone → probabilities (B, K),
+    rows sum to 1, and masks (B, S, S) in 0..1.
+    """
+
+    def __init__(self, model: FMPN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        logits, mask = self.model((faces.float() / 255).expand(-1, 3, -1, -1))
+        return logits.softmax(dim=1), mask[:, 0]

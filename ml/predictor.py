@@ -1,22 +1,22 @@
 """From photos to what their faces show: detection, alignment, the model; loaded once a process."""
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ml.alignment import TEMPLATE, align_face
 from ml.checkpoint import Checkpoint, load_checkpoint
-from ml.engine import predict
 from ml.expressions import EXPRESSIONS
 from ml.faces import Face, FaceDetector, load_detector
-from ml.fmpn import FMPN
+from ml.runtime import Network, choose_device, open_network
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Image = NDArray[np.uint8]
 Problem = Literal["too small", "too blurred"]
@@ -30,6 +30,7 @@ EYES_SHARE: Final = float(TEMPLATE[1, 0] - TEMPLATE[0, 0])  # the eyes' distance
 # What `sharpness` gives at most for a face too blurred to tell: about half of the least among 1,500 faces of
 # FER+ train (0.085), that is less detail than the model was ever shown.
 SHARPEST_BLUR: Final = 0.045
+FACES_AT_ONCE: Final = 16
 CROP_SIZE: Final = 192  # what is kept to be looked at; the model reads its own smaller size of it
 
 
@@ -65,27 +66,26 @@ class PhotoPrediction:
 
 
 class Predictor:
-    """A detector and a model. Threads may share it: they take turns.
+    """A detector and a model; threads may share it.
 
     name: the model's name for people. Images are uint8 RGB (H, W, 3).
     """
 
-    def __init__(self, checkpoint: Checkpoint, detector: FaceDetector, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint, detector: FaceDetector, device: str) -> None:
         self.name = checkpoint.name
-        self._model: FMPN = checkpoint.build().to(device)
-        self._detector, self._device = detector, device
-        self._turn = threading.Lock()
+        self._config = checkpoint.model_config
+        self._network = open_model(checkpoint, device)
+        self._detector = detector
 
     def predict(self, images: Sequence[Image]) -> list[PhotoPrediction]:
         """Find and read every face of every photo."""
-        with self._turn:
-            found = [self._detect(image) for image in images]
-            crops = [
-                align_face(image, face.landmarks, CROP_SIZE)
-                for image, faces in zip(images, found, strict=True)
-                for face in faces
-            ]
-            read = iter(self._read(crops, [_problem_of(face) for faces in found for face in faces]))
+        found = [self._detect(image) for image in images]
+        crops = [
+            align_face(image, face.landmarks, CROP_SIZE)
+            for image, faces in zip(images, found, strict=True)
+            for face in faces
+        ]
+        read = iter(self._read(crops, [_problem_of(face) for faces in found for face in faces]))
         return [
             PhotoPrediction(
                 image.shape[1],
@@ -100,8 +100,7 @@ class Predictor:
         small: list[Problem | None] = [
             "too small" if min(image.shape[:2]) * EYES_SHARE < SMALLEST_EYES else None for image in images
         ]
-        with self._turn:
-            read = self._read([_middle_square(image) for image in images], small)
+        read = self._read([_middle_square(image) for image in images], small)
         return [
             PhotoPrediction(image.shape[1], image.shape[0], (face,))
             for image, face in zip(images, read, strict=True)
@@ -120,14 +119,16 @@ class Predictor:
     def _read(self, crops: Sequence[Image], problems: Sequence[Problem | None]) -> list[FacePrediction]:
         if not crops:
             return []
-        side = self._model.config.image_size
-        small = np.stack([cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA) for crop in crops])
-        faces = torch.from_numpy(small).permute(0, 3, 1, 2)
-        if not self._model.config.colour:
+        side = self._config.image_size
+        faces = np.stack([cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA) for crop in crops])
+        if self._config.colour:
+            faces = faces.transpose(0, 3, 1, 2)
+        else:
             # Rounded to whole grey values, as the training faces were.
-            grey = np.stack([cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) for crop in small])
-            faces = torch.from_numpy(grey).unsqueeze(1)
-        probabilities, masks = predict(self._model, faces, self._device)
+            faces = np.stack([cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) for face in faces])[:, None]
+        parts = [faces[start : start + FACES_AT_ONCE] for start in range(0, len(faces), FACES_AT_ONCE)]
+        outputs = self._network([np.ascontiguousarray(part) for part in parts])
+        probabilities, masks = (np.concatenate(arrays) for arrays in zip(*outputs, strict=True))
         results = []
         for index, crop in enumerate(crops):
             problem = problems[index] or ("too blurred" if sharpness(crop) < SHARPEST_BLUR else None)
@@ -151,15 +152,17 @@ def load_predictor(checkpoint: Path, detector: str, device: str, sha256: str | N
     return Predictor(load_checkpoint(checkpoint, sha256), load_detector(detector, chosen), chosen)
 
 
-def choose_device(name: str) -> torch.device:
-    """ "auto" is the GPU where there is one. Raises ValueError for "cuda" without one, or another name."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"There is no device {name!r}: known are auto, cpu and cuda.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("There is no CUDA GPU here: choose the device cpu or auto.")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+def open_model(checkpoint: Checkpoint, device: str) -> Network:
+    def make() -> "nn.Module":
+        from ml.fmpn import Served  # torch
+
+        return Served(checkpoint.build()).eval()
+
+    config = checkpoint.model_config
+    channels, side = 3 if config.colour else 1, config.image_size
+    example = np.zeros((2, channels, side, side), np.uint8)
+    name = f"fmpn-{checkpoint.sha256[:16]}"
+    return open_network(name, "ml.fmpn", make, example, f"?,{channels},{side},{side}", device)
 
 
 def sharpness(crop: Image) -> float:

@@ -1,6 +1,8 @@
-"""Photos on this machine's disk, read in batches: what `predict_fmpn` is made of."""
+"""Photos on this machine's disk, read side by side: what `predict_fmpn` is made of."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -14,9 +16,7 @@ from recognition.uploads import SUFFIXES, Limits, PhotoError, decode_photo
 if TYPE_CHECKING:
     from ml.predictor import Predictor
 
-# A batch ends at whichever comes first, so memory stays bounded and small photos still share one pass.
-BATCH_PHOTOS: Final = 16
-BATCH_PIXELS: Final = 16_000_000
+AHEAD: Final = 2  # photos that are read and wait for one before them: memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,27 @@ def _free(copy: Path, taken: set[Path]) -> Path:
 def read_photos(
     sources: Iterable[Source], predictor: "Predictor", limits: Limits, *, crops: bool
 ) -> Iterator[Reading]:
-    """Read every source in order, a batch at a time. With `crops` each picture is a face already cut out."""
-    batch: list[Reading] = []
-    for source in sources:
-        batch.append(_decode(source, limits))
-        pixels = sum(reading.image.size // 3 for reading in batch if reading.image is not None)
-        if len(batch) == BATCH_PHOTOS or pixels >= BATCH_PIXELS:
-            yield from _predict(batch, predictor, crops)
-            batch = []
-    yield from _predict(batch, predictor, crops)
+    """Read every source, one a core at a time, and give them in order. With `crops` each picture is a face
+    already cut out."""
+    # Here and not above: numpy, OpenCV and the networks let go of the interpreter while they compute, so
+    # threads are enough, and they share one model.
+    from ml.runtime import available_cores
+
+    workers = available_cores()
+    waiting: deque[Future[Reading]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for source in sources:
+            waiting.append(pool.submit(_read, source, predictor, limits, crops))
+            if len(waiting) > workers + AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _decode(source: Source, limits: Limits) -> Reading:
-    """Decode a source; its report is final where that fails, and a blank to fill where it does not."""
+def _read(source: Source, predictor: "Predictor", limits: Limits, crops: bool) -> Reading:
     name = str(source.path)
     try:
         with source.path.open("rb") as stream:
@@ -101,17 +109,5 @@ def _decode(source: Source, limits: Limits) -> Reading:
         return Reading(source, report_error(name, str(error)), None)
     except OSError as error:
         return Reading(source, report_error(name, f"This file could not be opened: {error.strerror}."), None)
-    height, width = image.shape[:2]
-    return Reading(source, PhotoReport(photo=name, width=width, height=height, error=None, faces=[]), image)
-
-
-def _predict(batch: list[Reading], predictor: "Predictor", crops: bool) -> Iterator[Reading]:
-    images = [reading.image for reading in batch if reading.image is not None]
     predict = predictor.predict_crops if crops else predictor.predict
-    predictions = iter(predict(images) if images else ())
-    for reading in batch:
-        if reading.image is None:
-            yield reading
-        else:
-            report = report_photo(reading.report["photo"], next(predictions))
-            yield Reading(reading.source, report, reading.image)
+    return Reading(source, report_photo(name, predict([image])[0]), image)

@@ -4,10 +4,11 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from ml.checkpoint import BUNDLED, CheckpointError, load_checkpoint, save_checkpoint, write_tensors
+from ml.checkpoint import BUNDLED, CheckpointError, load_checkpoint, save_checkpoint, write_arrays
 from ml.config import PRESETS
 from ml.fmpn import FMPN
 
@@ -72,7 +73,7 @@ def test_a_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
 def test_another_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
     for header in ({}, {"fmpn": "[]"}, {"fmpn": "{"}, {"fmpn": json.dumps({"sha256": "0", "config": {}})}):
         path = tmp_path / "other.safetensors"
-        write_tensors(path, {"weight": torch.zeros(2)}, header)
+        write_arrays(path, {"weight": np.zeros(2)}, header)
         with pytest.raises(CheckpointError, match="not a checkpoint of this project"):
             load_checkpoint(path)
 
@@ -89,7 +90,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(saved: tuple[Path, FMPN]
     path = tmp_path / "kept.safetensors"
     path.write_bytes(b"old")
     with pytest.raises(TypeError):
-        write_tensors(path, {"weight": torch.zeros(2)}, {"not text": 1})  # type: ignore[dict-item]
+        write_arrays(path, {"weight": np.zeros(2)}, {"not text": 1})  # type: ignore[dict-item]
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

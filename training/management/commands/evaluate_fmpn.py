@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ml.checkpoint import CheckpointError, load_checkpoint
 from ml.datasets import KINDS, DatasetError
 from ml.metrics import format_metrics
-from ml.predictor import choose_device
+from ml.runtime import choose_device
 from training.services import Source, evaluate_checkpoint
 
 
@@ -42,7 +42,7 @@ class Command(BaseCommand):
                     checkpoint,
                     source,
                     options["split"],
-                    choose_device(options["device"]),
+                    torch.device(choose_device(options["device"])),
                     lambda what, done, total: bars.update(
                         task, description=what, completed=done, total=total
                     ),

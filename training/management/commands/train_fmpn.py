@@ -19,7 +19,7 @@ from ml.config import PRESETS
 from ml.datasets import KINDS, DatasetError
 from ml.engine import BatchReport, Callbacks, EpochReport, Interrupted, ResumeError
 from ml.motion_masks import BUNDLED_MASKS, MotionMaskError
-from ml.predictor import choose_device
+from ml.runtime import choose_device
 from training.services import Source, train
 
 
@@ -68,7 +68,7 @@ class Command(BaseCommand):
                     seed,
                     output,
                     options["masks"],
-                    choose_device(options["device"]),
+                    torch.device(choose_device(options["device"])),
                     Callbacks(watch.on_batch, watch.on_epoch, lambda: bool(stopped)),
                     watch.on_read,
                 )

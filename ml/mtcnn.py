@@ -1,0 +1,135 @@
+"""The three networks of MTCNN in torch, filled with the weights of the `mtcnn` package.
+
+Each takes what `ml.faces` cuts out of a photo, RGB 0..255 (N, H, W, 3), and gives (N, …) arrays in its order.
+"""
+
+import hashlib
+import importlib.util
+import io
+from pathlib import Path
+from typing import Final
+
+import joblib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ml.faces import WEIGHTS_SHA256, DetectorError
+
+
+def load_net(name: str) -> nn.Module:
+    """Build "pnet", "rnet" or "onet" in eval mode.
+
+    Raises DetectorError where the weights are missing or altered.
+    """
+    net = NETS[name]()
+    _fill(net, _read_weights(name))
+    return net.eval()
+
+
+def to_input(photo: Tensor) -> Tensor:
+    """(N, H, W, 3) in 0..255 -> (N, 3, H, W) around 0, as the package scales it."""
+    return ((photo - 127.5) / 128).permute(0, 3, 1, 2)
+
+
+class ProposalNet(nn.Module):
+    """(N, H, W, 3) -> box offsets (N, h, w, 4) and face probabilities (N, h, w), one a cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *(nn.Conv2d(3, 10, 3), nn.PReLU(10), nn.MaxPool2d(2, 2, ceil_mode=True)),
+            *(nn.Conv2d(10, 16, 3), nn.PReLU(16)),
+            *(nn.Conv2d(16, 32, 3), nn.PReLU(32)),
+        )
+        self.offsets = nn.Conv2d(32, 4, 1)
+        self.classes = nn.Conv2d(32, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.features(to_input(x))
+        return self.offsets(x).permute(0, 2, 3, 1), self.classes(x).softmax(dim=1)[:, 1]
+
+
+class RefineNet(nn.Module):
+    """(N, 24, 24, 3) -> box offsets (N, 4) and face probabilities (N,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *(nn.Conv2d(3, 28, 3), nn.PReLU(28), nn.MaxPool2d(3, 2, ceil_mode=True)),
+            *(nn.Conv2d(28, 48, 3), nn.PReLU(48), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(48, 64, 2), nn.PReLU(64)),
+            *(FlattenByColumn(), nn.Linear(576, 128), nn.PReLU(128)),
+        )
+        self.offsets = nn.Linear(128, 4)
+        self.classes = nn.Linear(128, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.features(to_input(x))
+        return self.offsets(x), self.classes(x).softmax(dim=1)[:, 1]
+
+
+class OutputNet(nn.Module):
+    """(N, 48, 48, 3) -> box offsets (N, 4), face probabilities (N,) and five x, then five y (N, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *(nn.Conv2d(3, 32, 3), nn.PReLU(32), nn.MaxPool2d(3, 2, ceil_mode=True)),
+            *(nn.Conv2d(32, 64, 3), nn.PReLU(64), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(64, 64, 3), nn.PReLU(64), nn.MaxPool2d(2, 2, ceil_mode=True)),
+            *(nn.Conv2d(64, 128, 2), nn.PReLU(128)),
+            *(FlattenByColumn(), nn.Linear(1152, 256), nn.PReLU(256)),
+        )
+        self.offsets = nn.Linear(256, 4)
+        self.landmarks = nn.Linear(256, 10)
+        self.classes = nn.Linear(256, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.features(to_input(x))
+        return self.offsets(x), self.classes(x).softmax(dim=1)[:, 1], self.landmarks(x)
+
+
+class FlattenByColumn(nn.Module):
+    """(N, C, H, W) -> (N, W * H * C): the order the dense weights were trained in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 2, 1).flatten(1)
+
+
+NETS: Final[dict[str, type[nn.Module]]] = {"pnet": ProposalNet, "rnet": RefineNet, "onet": OutputNet}
+
+
+def _read_weights(name: str) -> list[NDArray[np.float32]]:
+    """Return one network's arrays, in Keras's order and layout, from the installed `mtcnn` package."""
+    # The package's own loader would take a file of that name from the working directory first.
+    spec = importlib.util.find_spec("mtcnn")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder) / "assets" / "weights" / f"{name}.lz4"
+        if path.is_file():
+            break
+    else:
+        raise DetectorError(
+            f"The face detector's weights ({name}.lz4) are missing: "
+            "install the requirements again, the mtcnn package carries them."
+        )
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != WEIGHTS_SHA256[name]:
+        raise DetectorError(
+            f"The face detector's weights {path} are not the known ones and were not opened: "
+            "install the requirements again, with the locked version of mtcnn."
+        )
+    weights: list[NDArray[np.float32]] = joblib.load(io.BytesIO(content))  # type: ignore[no-untyped-call]
+    return weights
+
+
+@torch.no_grad()
+def _fill(net: nn.Module, weights: list[NDArray[np.float32]]) -> None:
+    """Copy Keras weights into a network whose layers are declared in the same order."""
+    for parameter, array in zip(net.parameters(), weights, strict=True):
+        if array.ndim == 4:  # a kernel: height, width, in, out -> out, in, height, width
+            array = array.transpose(3, 2, 0, 1)
+        elif array.ndim == 2:  # a dense layer: in, out -> out, in
+            array = array.T
+        parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(parameter.shape))

@@ -1,0 +1,216 @@
+"""Running a trained network: OpenVINO on a CPU, torch on a GPU. The choice is made here and nowhere else.
+
+On a CPU a network is exported once, which takes torch and some seconds, and opened from the folder of exports
+ever after, which takes a tenth of a second and no torch: a process that only reads photos never imports it.
+(`make bench`: a face in a third of eager torch's time.) An export is known by the network's weights, the code
+that defines it and OpenVINO's version, so it is never stale.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Arrays = tuple[NDArray[Any], ...]
+
+DEVICES: Final = ("auto", "cpu", "cuda")
+GPU_DRIVERS: Final = ("libcuda.so.1", "nvcuda.dll")
+
+_exports = Path.home() / ".cache" / "fmpn-fer" / "exports"
+
+
+class Network(Protocol):
+    """A network ready to run; threads may share it."""
+
+    def __call__(self, batches: Sequence[NDArray[Any]]) -> list[Arrays]:
+        """Run each input by itself, side by side where the machine can, and return its outputs.
+
+        Inputs need not be of one size, where the network takes several.
+        """
+        ...
+
+
+class DeviceError(ValueError):
+    """A device that is not to be had; its text is a sentence fit for a person."""
+
+
+def set_exports_folder(folder: Path) -> None:
+    """Keep exports in `folder` from now on, in place of ~/.cache/fmpn-fer/exports."""
+    global _exports
+    _exports = folder
+
+
+def choose_device(name: str) -> str:
+    """ "cpu" or "cuda": "auto" is the GPU where there is one.
+
+    Raises DeviceError for "cuda" without a GPU, or another name.
+    """
+    if name not in DEVICES:
+        raise DeviceError(f"There is no device {name!r}: known are {', '.join(DEVICES)}.")
+    if name == "cpu" or (name == "auto" and not _has_gpu()):
+        return "cpu"
+    if not _has_gpu():
+        raise DeviceError("There is no CUDA GPU here: choose the device cpu or auto.")
+    return "cuda"
+
+
+@cache
+def _has_gpu() -> bool:
+    # Without the driver there is no need to ask torch, whose import takes seconds.
+    import ctypes
+
+    for driver in GPU_DRIVERS:
+        try:
+            ctypes.CDLL(driver)
+        except OSError:
+            continue
+        import torch
+
+        return torch.cuda.is_available()
+    return False
+
+
+def open_network(
+    name: str, module: str, make: "Callable[[], nn.Module]", example: NDArray[Any], shape: str, device: str
+) -> Network:
+    """Open a network on "cpu" or "cuda".
+
+    name: of the weights, their digest in it. module: of the code that defines the network, as `ml.fmpn`.
+    make: builds it, in eval mode. It takes one array, such as `example`, whose sizes may change where `shape`
+    ("?,3,?,?") has a question mark, and gives a tuple of arrays.
+    """
+    if device == "cuda":
+        return _on_gpu(make())
+    folder = _exports / f"{name}-{_code_digest(module)}"
+    if not _is_whole(folder):
+        _export(make(), example, shape, folder)
+    return _on_cpu(folder / "model.xml")
+
+
+def _on_gpu(network: "nn.Module") -> Network:
+    import torch
+
+    network = network.requires_grad_(False).to("cuda")
+    turn = threading.Lock()
+
+    @torch.inference_mode()
+    def run(batches: Sequence[NDArray[Any]]) -> list[Arrays]:
+        with turn:
+            outputs = [network(torch.from_numpy(batch).to("cuda", non_blocking=True)) for batch in batches]
+            return [tuple(array.cpu().numpy() for array in arrays) for arrays in outputs]
+
+    return run
+
+
+def _on_cpu(path: Path) -> Network:
+    import openvino
+
+    # One stream a core and one thread a stream: a photo's scales run beside each other, and so do requests,
+    # without fighting for the cores. Full precision: the answers are eager torch's to five digits.
+    cores = available_cores()
+    compiled = _core().compile_model(
+        path,
+        "CPU",
+        {
+            "NUM_STREAMS": cores,
+            "INFERENCE_NUM_THREADS": cores,
+            "INFERENCE_PRECISION_HINT": "f32",
+            # Code for shapes seen before: the default keeps 5,000 and grows by 200 MB.
+            "CPU_RUNTIME_CACHE_CAPACITY": 256,
+        },
+    )
+    idle: list[openvino.InferRequest] = []
+
+    def run(batches: Sequence[NDArray[Any]]) -> list[Arrays]:
+        requests = []
+        try:
+            for batch in batches:
+                request = idle.pop() if idle else compiled.create_infer_request()
+                requests.append(request)
+                request.start_async({0: batch}, share_inputs=True)
+            for request in requests:
+                request.wait()
+            return [
+                tuple(
+                    np.array(request.get_output_tensor(index).data) for index in range(len(compiled.outputs))
+                )
+                for request in requests
+            ]
+        finally:
+            idle.extend(requests)
+
+    return run
+
+
+@cache
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
+
+
+def available_cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _export(network: "nn.Module", example: NDArray[Any], shape: str, folder: Path) -> None:
+    """Write the network for OpenVINO, whole or not at all."""
+    import warnings
+
+    import openvino
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about the tracer that OpenVINO uses
+        model = openvino.convert_model(network.requires_grad_(False), example_input=torch.from_numpy(example))
+    model.reshape(f"[{shape}]")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
+        (partial / "sha256").write_text(_digest(partial))
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except OSError:
+        if not _is_whole(folder):  # or another process was faster
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return (folder / "sha256").read_text() == _digest(folder)
+    except OSError:
+        return False
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in ("model.xml", "model.bin"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _code_digest(module: str) -> str:
+    """Changes with the code of `module`, this file and OpenVINO's version."""
+    spec = importlib.util.find_spec(module)
+    digest = hashlib.sha256(version("openvino").encode())
+    for path in (spec and spec.origin, __file__):
+        assert path, f"{module} is a file of this project"
+        digest.update(Path(path).read_bytes())
+    return digest.hexdigest()[:12]
