@@ -7,10 +7,10 @@ from typing import Final
 from ml.datasets.ferplus import read_ferplus
 from ml.datasets.folders import read_folders
 from ml.datasets.images import load_faces
-from ml.datasets.samples import ALL, SPLITS, DatasetError, Sample
+from ml.datasets.samples import ALL, SPLITS, DatasetError, EmptySplitError, Sample
 from ml.datasets.subjects import read_ckplus48, read_jaffe, read_yale
 
-__all__ = ["KINDS", "DatasetError", "Sample", "load_faces", "load_samples"]
+__all__ = ["KINDS", "DatasetError", "EmptySplitError", "Sample", "load_faces", "load_samples"]
 
 Reader = Callable[[Path, str], list[Sample]]
 
@@ -41,5 +41,5 @@ def load_samples(kind: str, root: Path, split: str) -> list[Sample]:
     except OSError as error:
         raise DatasetError(f"The {kind} set in {root} cannot be read: {error}.") from error
     if not samples:
-        raise DatasetError(f"The {split} split of {root}, read as {kind}, holds no labelled picture.")
+        raise EmptySplitError(f"The {split} split of {root}, read as {kind}, holds no labelled picture.")
     return samples

@@ -49,12 +49,12 @@ def load_faces(
 def pixel_digests(paths: Sequence[Path]) -> list[bytes]:
     """The SHA-256 of each picture's luminance: equal for equal pictures, however they were compressed."""
 
-    def digest(path: Path) -> bytes:
-        picture = decode(path, colour=False)
-        return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
-
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(digest, paths))
+        return list(pool.map(lambda path: pixel_digest(decode(path, colour=False)), paths))
+
+
+def pixel_digest(picture: Image.Image) -> bytes:
+    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
 
 
 def decode(path: Path, colour: bool) -> Image.Image:

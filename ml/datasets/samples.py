@@ -16,6 +16,10 @@ class DatasetError(Exception):
     """A data set that cannot be read; its text is a sentence fit for a person."""
 
 
+class EmptySplitError(DatasetError):
+    """A split that the set does not have, or that holds no labelled picture."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One labelled face that has not been decoded yet.
