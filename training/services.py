@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Final, Literal
 from uuid import UUID, uuid4
 
@@ -51,6 +52,9 @@ PRECEDENCE: Final = (
 ENDED: Final = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 RESUMABLE: Final = (State.CANCELLED, State.INTERRUPTED, State.FAILED)
 SHELL: Final = "shell@"  # the name of a claim made in the foreground begins with this
+
+# Set when this process is asked to end: its fold saves its state and goes to another worker.
+shutting_down = Event()
 
 Progress = Callable[[str, int, int], None]  # what is being read, done, of how many
 Stages = Literal["both", "mask", "joint"]
@@ -256,6 +260,10 @@ def _check_folds(request: RunRequest) -> tuple[list[int], int]:
             raise DatasetError(f"The data set {dataset.name} cannot be used: {dataset.problem}")
         if not dataset.path.is_dir():
             raise DatasetError(f"There is no folder {dataset.path}, where {dataset.name} should lie.")
+    if request.visdom and not request.visdom.startswith(("http://", "https://")):
+        raise LaunchError(
+            f"{request.visdom} is no address of a visdom server, such as http://localhost:8097."
+        )
     if request.dataset in request.extra:
         raise LaunchError(f"{request.dataset.name} cannot be trained on twice: leave it out of the others.")
     if request.protocol == "split":
@@ -406,7 +414,7 @@ def leave(fold: Fold, state: State, **values: object) -> bool:
     """End a claim: write the fold's new state; False (and nothing written) where it is another's by now."""
     ended = {"finished": timezone.now()} if state in ENDED else {}
     mine = Fold.objects.filter(pk=fold.pk, worker=fold.worker, state=State.RUNNING)
-    left = bool(mine.update(state=state, **{**ended, **values}))
+    left = keep(fold) and bool(mine.update(state=state, **{**ended, **values}))
     settle(fold.run)
     return left
 

@@ -1,6 +1,7 @@
 """Celery's way into `services` and `runner`. Torch is imported when a fold begins: nothing forks after it."""
 
 from celery import shared_task
+from celery.signals import worker_shutting_down
 
 from training import services
 from training.models import Dataset
@@ -28,3 +29,9 @@ def inspect_dataset(dataset_id: int) -> None:
 def watch_workers() -> None:
     """Notice workers that died, and queue again what they left."""
     services.notice_lost_workers()
+
+
+@worker_shutting_down.connect
+def let_go(**_: object) -> None:
+    """A worker that is told to end leaves its fold at the next batch, for another one to go on with."""
+    services.shutting_down.set()
