@@ -27,8 +27,9 @@ BUNDLED_MASKS: Final = Path(__file__).parent / "weights" / "motion_masks"
 BUNDLED_FROM: Final = ("jaffe", "yale")  # the kinds whose people are in them
 NEUTRAL: Final = expression_index("neutral")
 
-# The old project's imgs_res/<fold>/0.png to 6.png, the same numbering for CK+ and JAFFE.
+# The old project's imgs_res/<fold>/0.png to 6.png, the same numbering for CK+ and JAFFE; MMI's end at 5.png.
 OLD_NUMBERS: Final = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
+OLD_MMI_NUMBERS: Final = tuple(name for name in OLD_NUMBERS if name != "contempt")
 
 # The face in a crop, an ellipse in shares of its side: what moves outside it is hair, collar and background.
 FACE_CENTRE: Final = (0.5, 0.56)
@@ -71,13 +72,14 @@ def load_motion_masks(folder: Path, size: int) -> MotionMasks:
     """Read the masks in a folder at `size` pixels a side.
 
     They are named by expression (anger.png …, some may be missing), or 0.png to 6.png as in a fold of the
-    old project's imgs_res. Raises MotionMaskError for a missing folder, one without masks, and a picture
-    that cannot be read.
+    old project's imgs_res; without 6.png they are MMI's, which has no contempt. Raises MotionMaskError for a
+    missing folder, one without masks, and a picture that cannot be read.
     """
     if not folder.is_dir():
         raise MotionMaskError(f"There is no folder {folder} with motion masks.")
     named = {name: folder / f"{name}.png" for name in EXPRESSIONS if name != "neutral"}
-    numbered = {name: folder / f"{number}.png" for number, name in enumerate(OLD_NUMBERS)}
+    numbers = OLD_NUMBERS if (folder / "6.png").is_file() else OLD_MMI_NUMBERS
+    numbered = {name: folder / f"{number}.png" for number, name in enumerate(numbers)}
     for layout in (named, numbered):
         present = {expression_index(name): path for name, path in layout.items() if path.is_file()}
         if present:

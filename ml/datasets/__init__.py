@@ -4,9 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from ml.datasets.affectnet import read_affectnet
+from ml.datasets.ckplus import read_ckplus
 from ml.datasets.ferplus import read_ferplus
 from ml.datasets.folders import read_folders
 from ml.datasets.images import load_faces
+from ml.datasets.mmi import read_mmi
+from ml.datasets.rafdb import read_rafdb
 from ml.datasets.samples import ALL, SPLITS, DatasetError, EmptySplitError, Sample
 from ml.datasets.subjects import read_ckplus48, read_jaffe, read_yale
 
@@ -15,11 +19,15 @@ __all__ = ["KINDS", "DatasetError", "EmptySplitError", "Sample", "load_faces", "
 Reader = Callable[[Path, str], list[Sample]]
 
 KINDS: Final[dict[str, Reader]] = {
-    "ferplus": read_ferplus,
-    "folders": read_folders,
+    "ckplus": read_ckplus,
+    "ckplus48": read_ckplus48,
     "jaffe": read_jaffe,
     "yale": read_yale,
-    "ckplus48": read_ckplus48,
+    "mmi": read_mmi,
+    "affectnet": read_affectnet,
+    "ferplus": read_ferplus,
+    "rafdb": read_rafdb,
+    "folders": read_folders,
 }
 
 
