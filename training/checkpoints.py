@@ -64,7 +64,7 @@ def go_back(active: Checkpoint) -> Checkpoint | None:
     with transaction.atomic():
         _take_turns()
         if not Checkpoint.objects.filter(pk=active.pk, active=True).update(active=False, activated=None):
-            raise ServiceError(f"{active} is not in service any more: nothing was changed.")
+            raise ServiceError(f"Nothing was changed: {active} is not in service any more.")
         later = Checkpoint.objects.exclude(activated=None)
         if target:
             later = later.filter(activated__gt=target.activated)
