@@ -5,6 +5,7 @@ that threads must not share, so one picture is drawn at a time.
 """
 
 import io
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def draw_confusion(metrics: Metrics, form: str, theme: str) -> bytes:
             share = shares[row, column]
             ink = colours.ink if np.isnan(share) else "black" if share > 0.55 else "white"
             axes.text(column, row, str(count), ha="center", va="center", color=ink)
-        legend = figure.colorbar(image, ax=axes, format=PercentFormatter(1), shrink=0.85)
+        legend = figure.colorbar(image, ax=axes, format=PercentFormatter(1, symbol=" %"), shrink=0.85)
         legend.set_label("share of the true expression", color=colours.ink)
         legend.ax.tick_params(colors=colours.ink)
         return _render(figure, form)
@@ -118,7 +119,7 @@ def draw_curves(epochs: Sequence[Epoch], panel: Panel, form: str, theme: str) ->
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if panel.share:
-            axes.yaxis.set_major_formatter(PercentFormatter(1))
+            axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         else:
             axes.set_ylim(bottom=0)
         return _render(figure, form)
@@ -173,5 +174,22 @@ def _figure(colours: Colours, width: float, height: float) -> tuple[Figure, Axes
 
 def _render(figure: Figure, form: str) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, format=form, metadata={"Date": None} if form == "svg" else None)
-    return stream.getvalue()
+    figure.savefig(stream, format=form)
+    return _without_styles(stream.getvalue()) if form == "svg" else stream.getvalue()
+
+
+def _without_styles(svg: bytes) -> bytes:
+    """Styles as attributes of their own, which the site's policy against inline styles lets pass.
+
+    An SVG inside a page never minds, but one opened in a tab of its own would be black all over.
+    """
+
+    def attributes(style: re.Match[str]) -> str:
+        pairs = (pair.partition(":") for pair in style[1].split(";") if pair.strip())
+        return " ".join(
+            f'{name}="{value}"' for name, value in {n.strip(): v.strip() for n, _, v in pairs}.items()
+        )
+
+    text = re.sub(r"<style.*?</style>", "", svg.decode(), flags=re.DOTALL)
+    text = text.replace("<svg ", '<svg stroke-linejoin="round" stroke-linecap="butt" ', 1)  # what it said
+    return re.sub(r'style="([^"]*)"', attributes, text).encode()

@@ -21,6 +21,7 @@ from training.models import TrainingRun
 from training.reports import (
     MEASURES,
     TABLES,
+    Comparison,
     Mistake,
     Pair,
     RunReport,
@@ -39,6 +40,7 @@ MOST_COMPARED: Final = 8  # every two of them are tested
 OFFERED: Final = 50  # the latest runs, to choose from
 PICTURES: Final = {"svg": "image/svg+xml", "png": "image/png"}
 THEMES: Final = ("light", "dark")
+TEST_HEADER: Final = ["", "difference", "95 % interval", "paired t, p", "Wilcoxon, p"]
 
 P = ParamSpec("P")
 AnyView = Callable[..., HttpResponse]
@@ -168,6 +170,7 @@ def compare(request: HttpRequest) -> HttpResponse:
         if comparison
         else {},
         pairs=[_pair(pair) for pair in comparison.pairs] if comparison else [],
+        settings=_settings_table(comparison) if comparison else [],
         chosen=[run.pk for run in runs],
         offered=TrainingRun.objects.select_related("dataset")[:OFFERED],
     )
@@ -192,9 +195,9 @@ def _picture(request: HttpRequest, form: str, draw: Callable[[str, str], bytes])
 
 
 def _classes(pooled: Metrics) -> list[list[str]]:
-    """A row for each expression that occurs."""
+    """A header, and a row for each expression that occurs."""
     rows = [pooled.per_class[index] for index in occurring(pooled)]
-    return [
+    return [["", "precision", "recall", "F1", "support"]] + [
         [row.name, *map(three_digits, (row.precision, row.recall, row.f1)), str(row.support)] for row in rows
     ]
 
@@ -215,10 +218,17 @@ def _mistake(run: TrainingRun, mistake: Mistake) -> dict[str, Any]:
     }
     return {
         "mistake": mistake,
-        "confidence": f"{mistake.confidence:.0%}",
-        "truth": f"{mistake.truth:.0%}",
+        "confidence": f"{100 * mistake.confidence:.0f}\u00a0%",
+        "truth": f"{100 * mistake.truth:.0f}\u00a0%",
         **pictures,
     }
+
+
+def _settings_table(comparison: Comparison) -> list[list[str]]:
+    return [
+        ["", *(report.title for report in comparison.reports)],
+        *([name, *values] for name, values in comparison.settings.items()),
+    ]
 
 
 def _pair(pair: Pair) -> dict[str, Any]:
@@ -226,14 +236,16 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "title": f"{pair.first.title} against {pair.second.title}",
         "folds": ", ".join(map(str, pair.folds)),
         "note": pair.note,
-        "rows": [[MEASURES[measure], *_test_cells(test)] for measure, test in pair.tests.items()],
+        "rows": [TEST_HEADER, *([MEASURES[m], *_test_cells(test)] for m, test in pair.tests.items())]
+        if pair.tests
+        else [],
         "verdicts": [_verdict(pair, measure) for measure in pair.tests],
     }
 
 
 def _test_cells(test: PairedTest) -> list[str]:
     return [
-        f"{test.difference:+.3f}",
+        f"{test.difference:+.3f}".replace("-", "−"),
         interval_words(test.interval),
         _p_words(test.t_p),
         _p_words(test.wilcoxon_p),
@@ -246,13 +258,16 @@ def _p_words(p: float | None) -> str:
 
 def _verdict(pair: Pair, measure: str) -> str:
     """What the interval of the difference says, in a sentence."""
-    test, name = pair.tests[measure], MEASURES[measure].capitalize()
+    test = pair.tests[measure]
     if test.interval is None:
-        return f"{name}: one fold alone cannot say whether a difference is more than chance."
-    low, high = test.interval
-    if low == high:
-        return f"{name}: every fold differs by the same, {test.difference:+.3f}; there is nothing to test."
-    if low <= 0 <= high:
-        return f"{name}: the interval holds zero, so these folds do not tell the two runs apart."
-    better = pair.first if test.difference > 0 else pair.second
-    return f"{name}: {better.title} does better; the interval leaves zero out."
+        says = "one fold alone cannot say whether a difference is more than chance."
+    elif test.interval == (0, 0):
+        says = "both runs are equal on every fold."
+    elif test.deviation == 0:
+        says = "every fold differs by the same, so there is nothing to test."
+    elif test.interval[0] <= 0 <= test.interval[1]:
+        says = "the interval holds zero, so these folds do not tell the two runs apart."
+    else:
+        better = pair.first if test.difference > 0 else pair.second
+        says = f"{better.title} does better; the interval leaves zero out."
+    return f"In {MEASURES[measure]}, {says}"

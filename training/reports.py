@@ -186,7 +186,7 @@ def _facts(run: TrainingRun) -> dict[str, Any]:
 def _notes(run: TrainingRun, results: Sequence[FoldResult], unread: Sequence[int]) -> Iterable[str]:
     measured = [row for row in results if row.accuracy is not None]
     if any(row.state != State.SUCCEEDED for row in results) or not results:
-        yield f"The run is not complete: {len(measured)} of {_folds(len(results))} measured. " + (
+        yield f"The run is not complete: {len(measured)} of {len(results)} folds measured. " + (
             "Everything here is of these alone, and may change." if measured else "There is no result yet."
         )
     for row in results:
@@ -205,10 +205,6 @@ def _notes(run: TrainingRun, results: Sequence[FoldResult], unread: Sequence[int
             f"The predictions of fold {number} are not on this machine or cannot be read: "
             "its mistakes are missing here."
         )
-
-
-def _folds(count: int) -> str:
-    return f"{count} fold{'' if count == 1 else 's'}"
 
 
 def _mistakes(folds: Sequence[Fold]) -> tuple[tuple[Mistake, ...], list[int]]:
@@ -369,7 +365,7 @@ def three_digits(value: float | None) -> str:
 
 
 def interval_words(interval: tuple[float, float] | None) -> str:
-    return NOTHING if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+    return NOTHING if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}".replace("-", "−")
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
