@@ -65,7 +65,9 @@ def find_datasets(options: dict[str, Any], register: bool) -> list[Dataset]:
             found.append(registered[name])
         elif name in KINDS and folders:
             path = Path(folders.pop(0)).resolve()
-            found.append(_of_folder(name, path) if register else Dataset(name=name, kind=name, folder=str(path)))
+            found.append(
+                _of_folder(name, path) if register else Dataset(name=name, kind=name, folder=str(path))
+            )
         elif name in KINDS:
             raise DatasetError(f"--dataset {name} needs its folder: --data DIR, one for each kind.")
         else:
