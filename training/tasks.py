@@ -3,7 +3,7 @@
 from celery import shared_task
 from celery.signals import worker_shutting_down
 
-from training import services
+from training import inspecting, services
 from training.models import Dataset
 
 
@@ -22,7 +22,7 @@ def inspect_dataset(dataset_id: int) -> None:
     """Look through a data set and store what was found; nothing where it was removed meanwhile."""
     dataset = Dataset.objects.filter(pk=dataset_id).first()
     if dataset is not None:
-        services.inspect_dataset(dataset)
+        inspecting.inspect(dataset)
 
 
 @shared_task(ignore_result=True)
