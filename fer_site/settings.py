@@ -175,11 +175,23 @@ CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_SERIALIZER = "json"
 CELERY_TASK_IGNORE_RESULT = True  # rows are the truth of a task, not a result store
 CELERY_TASK_ACKS_LATE = True  # a task whose worker dies is delivered again
+# A worker takes a task when it has time for it, so that the folds of a run go to whoever is free.
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_DISABLE_PREFETCH = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # a worker waits for its broker as long as it takes
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    # What no worker has acknowledged for so long is delivered again. It may be a fold that trains still: the
+    # row says so, and the second message is dropped (training.services.claim). A dead worker's fold does not
+    # wait for this: watch_workers queues it again.
+    "visibility_timeout": 12 * 3600,
+    "socket_connect_timeout": 5,
+}
 CELERY_BEAT_SCHEDULE_FILENAME = str(FER_VAR_DIR / "celerybeat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "purge expired analyses": {"task": "recognition.tasks.purge_expired", "schedule": 15 * 60},
+    # One that comes late is not needed: the next one is there.
+    "watch workers": {"task": "training.tasks.watch_workers", "schedule": 5, "options": {"expires": 5}},
 }
 
 # Log -------------------------------------------------------------------------------------------------------

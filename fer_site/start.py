@@ -1,4 +1,4 @@
-"""The whole site with one command: broker, worker and web server, until Ctrl-C or SIGTERM.
+"""The whole site with one command: broker, workers and web server, until Ctrl-C or SIGTERM.
 
 python -m fer_site.start [--port 8000]
 
@@ -39,7 +39,9 @@ from fer_site.dotenv import DOTENV, ensure_dotenv
 SECONDS_TO_START: Final = 120
 SECONDS_TO_STOP: Final = 8
 FREE_SPACE: Final = 100_000_000  # bytes that the database and a first upload need at the least
+SECONDS_TO_TRY_AGAIN: Final = 10
 WEB_THREADS: Final = 8
+TRAINING_WORKER: Final = "training worker"
 
 
 class StartError(Exception):
@@ -52,11 +54,16 @@ class Service:
 
     name: str
     process: subprocess.Popen[bytes]
+    started: float
 
     @classmethod
     def start(cls, name: str, *command: str | Path) -> "Service":
         # A session of its own: Ctrl-C in the terminal reaches only us, and we stop the parts in order.
-        return cls(name, subprocess.Popen(command, cwd=settings.BASE_DIR, start_new_session=True))
+        process = subprocess.Popen(command, cwd=settings.BASE_DIR, start_new_session=True)
+        return cls(name, process, time.monotonic())
+
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
 
     def check(self) -> None:
         """Raise StartError if it has ended: nobody but us ends it."""
@@ -90,8 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not stopping.is_set():
                 welcome(port)
             while not stopping.wait(0.5):
-                for service in running:
-                    service.check()
+                watch(running)
     except (StartError, ImproperlyConfigured, SystemCheckError, DatabaseError, OSError) as error:
         say(f"\n{sentence(error)}")
         return 1
@@ -210,8 +216,9 @@ def services(port: int, stopping: Event) -> Iterator[list[Service]]:
             say("Starting the broker ...")
             running.append(start_broker(path))
             wait_until(lambda: answers(path), running, stopping)
-        say("Starting the worker and the web server ...")
+        say("Starting the workers and the web server ...")
         running.append(start_worker())
+        running.append(start_training_worker())
         running.append(start_web(port))
         wait_until(lambda: serves(port), running, stopping)
         yield running
@@ -241,32 +248,66 @@ def start_broker(path: Path) -> Service:
 
 
 def start_worker() -> Service:
-    return Service.start(
+    """For what is quick: the scheduled tasks, and looking through a data set."""
+    return _start_celery(
         "worker",
+        "--beat",  # the clock of the scheduled tasks: one worker has it, so that there is one clock
+        "--hostname=site@%h",
+        "--concurrency=4",
+    )
+
+
+def start_training_worker() -> Service:
+    """For what takes hours: one fold at a time. Told to end, it saves the fold's state at the next batch."""
+    return _start_celery(TRAINING_WORKER, "--hostname=training@%h", "--concurrency=1", "--queues=training")
+
+
+def watch(running: list[Service]) -> None:
+    """Raise StartError where a part has ended, but put another training worker in the place of that one.
+
+    A training may take more memory than there is, and that must not end the site. Its fold goes on in the
+    next worker, and is given up when it has ended three.
+    """
+    for place, service in enumerate(running):
+        if service.name != TRAINING_WORKER:
+            service.check()
+        elif service.has_ended() and time.monotonic() - service.started > SECONDS_TO_TRY_AGAIN:
+            code = service.process.returncode
+            say(f"The training worker ended by itself (exit code {code}): another one starts.")
+            service.stop()
+            running[place] = start_training_worker()
+
+
+def _start_celery(name: str, *options: str) -> Service:
+    return Service.start(
+        name,
         sys.executable,
         # In a container one often is root; the warning is about pickles, and tasks here are JSON alone.
         *("-W", "ignore:You're running the worker with superuser"),
         *("-m", "celery", "--quiet", "--app=fer_site", "worker"),
-        "--beat",  # the clock of the scheduled tasks: one worker, so one clock
+        # Threads: torch does not survive a fork, nor do its data loaders start in one.
         "--pool=threads",
-        "--concurrency=2",
         "--loglevel=WARNING",
-        *("--without-gossip", "--without-mingle"),  # there is no other worker to talk to
+        *("--without-gossip", "--without-mingle"),  # the workers have nothing to tell each other
+        *options,
     )
 
 
 def start_web(port: int) -> Service:
+    return Service.start("web server", *web_command(port))
+
+
+def web_command(port: int) -> list[str]:
     largest_request = int((settings.FER_MAX_FILES * settings.FER_MAX_UPLOAD_MB + 1) * 1_000_000)
     proxy = ("--trusted-proxy=*", "--trusted-proxy-headers=x-forwarded-proto") if settings.FER_HTTPS else ()
-    return Service.start(
-        "web server",
+    return [
         *(sys.executable, "-m", "waitress"),
         f"--listen={settings.FER_HOST}:{port}",
         f"--threads={WEB_THREADS}",
         f"--max-request-body-size={largest_request}",
         *proxy,
         "fer_site.wsgi:application",
-    )
+    ]
 
 
 def wait_until(ready: Callable[[], bool], running: list[Service], stopping: Event) -> None:

@@ -51,6 +51,17 @@ def crop_corners(landmarks: Mapping[str, Point]) -> NDArray[np.float64]:
     return _move(corners, to_photo) - 0.5
 
 
+def frame_photo(image: NDArray[np.uint8], detector: FaceDetector, size: int) -> NDArray[np.uint8]:
+    """Cut the surest face out of an RGB photo (H, W, 3) of one person: RGB uint8 (size, size, 3).
+
+    Where none is found even with some room around the photo, the face is taken to fill its middle.
+    """
+    faces = detector.detect(image)
+    if not faces:
+        return frame_crop(image, detector, size, TEMPLATE)
+    return align_face(image, max(faces, key=lambda face: face.confidence).landmarks, size)
+
+
 def frame_crop(
     image: NDArray[np.uint8], detector: FaceDetector, size: int, fallback: NDArray[np.float64]
 ) -> NDArray[np.uint8]:

@@ -29,6 +29,7 @@ from ml.motion_masks import MotionMasks
 from ml.transforms import augment, to_input
 
 Stage = Literal["mask", "joint"]
+Stages = Literal["both", "mask", "joint"]
 SAVE_EVERY: Final = 120.0  # seconds between two saves of the state within an epoch
 EVALUATION_BATCH: Final = 128
 
@@ -77,7 +78,8 @@ class BatchReport:
 @dataclass(frozen=True)
 class EpochReport:
     """Told after every epoch. Losses are means over the epoch's batches; metrics: of the validation faces,
-    in the joint stage; rate: images a second."""
+    in the joint stage; rate: images a second; masks: what the generator draws for the watched faces, float32
+    (n, S, S) in 0..1."""
 
     stage: Stage
     epoch: int
@@ -87,6 +89,7 @@ class EpochReport:
     classifier_loss: float
     rate: float
     metrics: Metrics | None
+    masks: Tensor | None = None
 
 
 class Interrupted(Exception):  # noqa: N818 (it tells of a wish, not of an error)
@@ -108,7 +111,11 @@ class Callbacks:
 
 @dataclass
 class Training:
-    """One run in progress: what both stages share."""
+    """One run in progress: what both stages share.
+
+    stages: which of the two are run. watched: uint8 faces (n, 1 or 3, S, S) whose masks are drawn after every
+    epoch, for somebody to look at.
+    """
 
     model: FMPN
     config: TrainConfig
@@ -119,27 +126,31 @@ class Training:
     state_path: Path
     device: torch.device
     callbacks: Callbacks = field(default_factory=Callbacks)
+    stages: Stages = "both"
+    watched: Tensor | None = None
 
     def identity(self) -> str:
         """A digest of all that a saved state must share with the run that resumes it."""
-        digest = hashlib.sha256(json.dumps([self.config.to_dict(), self.seed], sort_keys=True).encode())
+        settings = [self.config.to_dict(), self.seed, self.stages]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for tensor in (self.train.faces, self.train.targets):
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
 
 def run_fold(training: Training) -> FMPN:
-    """Run both stages, from the saved state where there is one, and return the trained model in eval mode.
+    """Run the stages, from the saved state where there is one, and return the trained model in eval mode.
 
     Raises Interrupted when asked to stop, and ResumeError where the saved state is another run's.
     """
     training.model.to(training.device)
     identity = training.identity()
     saved = _load_state(training.state_path, identity)
-    if saved is None or saved.stage == "mask":
+    if training.stages != "joint" and (saved is None or saved.stage == "mask"):
         train_mask_stage(training, identity, saved)
         saved = None
-    train_joint_stage(training, identity, saved)
+    if training.stages != "mask":
+        train_joint_stage(training, identity, saved)
     return training.model.eval()
 
 
@@ -184,6 +195,14 @@ def predict(
             probabilities.append(logits.float().softmax(dim=1).cpu().numpy())
             masks.append(drawn[:, 0].float().cpu().numpy())
     return np.concatenate(probabilities), np.concatenate(masks)
+
+
+def draw_masks(model: FMPN, faces: Tensor, device: torch.device) -> Tensor:
+    """The motion masks, float32 (N, S, S) in 0..1, of a few uint8 faces (N, 1 or 3, S, S)."""
+    model.eval()
+    with torch.inference_mode():
+        drawn = model.draw_mask(to_input(faces.to(device)).contiguous(memory_format=torch.channels_last))
+    return drawn[:, 0].float().cpu()
 
 
 def evaluate(model: FMPN, data: FaceSet, device: torch.device) -> Metrics:
@@ -283,10 +302,12 @@ def _train_stage(
             if stopping:
                 raise Interrupted
 
-        metrics = None
-        if name == "joint" and training.valid is not None:
-            with average:
+        metrics = drawn = None
+        with average:
+            if name == "joint" and training.valid is not None:
                 metrics = evaluate(model, training.valid, device)
+            if training.watched is not None:
+                drawn = draw_masks(model, training.watched, device)
         training.callbacks.on_epoch(
             EpochReport(
                 stage=name,
@@ -297,6 +318,7 @@ def _train_stage(
                 classifier_loss=sums[2] / steps_an_epoch,
                 rate=rate,
                 metrics=metrics,
+                masks=drawn,
             )
         )
         sums = [0.0, 0.0, 0.0]

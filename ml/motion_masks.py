@@ -17,16 +17,19 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ml.alignment import align_face
-from ml.datasets import Sample
+from ml.datasets import DatasetError, Sample, load_samples
 from ml.datasets.images import decode
 from ml.expressions import EXPRESSIONS, expression_index
-from ml.faces import FaceDetector
+from ml.faces import FaceDetector, load_detector
+from ml.folds import Fold, read_fold_lists
 
 BUNDLED_MASKS: Final = Path(__file__).parent / "weights" / "motion_masks"
+BUNDLED_FROM: Final = ("jaffe", "yale")  # the kinds whose people are in them
 NEUTRAL: Final = expression_index("neutral")
 
-# The old project's imgs_res/<fold>/0.png to 6.png, the same numbering for CK+ and JAFFE.
+# The old project's imgs_res/<fold>/0.png to 6.png, the same numbering for CK+ and JAFFE; MMI's end at 5.png.
 OLD_NUMBERS: Final = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
+OLD_MMI_NUMBERS: Final = tuple(name for name in OLD_NUMBERS if name != "contempt")
 
 # The face in a crop, an ellipse in shares of its side: what moves outside it is hair, collar and background.
 FACE_CENTRE: Final = (0.5, 0.56)
@@ -69,13 +72,14 @@ def load_motion_masks(folder: Path, size: int) -> MotionMasks:
     """Read the masks in a folder at `size` pixels a side.
 
     They are named by expression (anger.png …, some may be missing), or 0.png to 6.png as in a fold of the
-    old project's imgs_res. Raises MotionMaskError for a missing folder, one without masks, and a picture
-    that cannot be read.
+    old project's imgs_res; without 6.png they are MMI's, which has no contempt. Raises MotionMaskError for a
+    missing folder, one without masks, and a picture that cannot be read.
     """
     if not folder.is_dir():
         raise MotionMaskError(f"There is no folder {folder} with motion masks.")
     named = {name: folder / f"{name}.png" for name in EXPRESSIONS if name != "neutral"}
-    numbered = {name: folder / f"{number}.png" for number, name in enumerate(OLD_NUMBERS)}
+    numbers = OLD_NUMBERS if (folder / "6.png").is_file() else OLD_MMI_NUMBERS
+    numbered = {name: folder / f"{number}.png" for number, name in enumerate(numbers)}
     for layout in (named, numbered):
         present = {expression_index(name): path for name, path in layout.items() if path.is_file()}
         if present:
@@ -149,6 +153,71 @@ def average_motion(pairs: Iterable[Pair]) -> MotionMasks:
         for expression, people in by_person.items()
     }
     return _collect(maps, len(next(iter(maps.values()))))
+
+
+def masks_for_fold(
+    fold: Fold, kind: str, root: Path, size: int, on_progress: Progress | None = None
+) -> MotionMasks:
+    """Return the masks that a fold may learn from, `size` pixels a side: nobody held out is in them.
+
+    They come from the first of these that there is:
+
+    1. the training people's own neutral and expressive faces, which is nearest to what the model will see.
+       A person's neutral faces count even where the fold does not train on neutral (the old JAFFE lists);
+    2. the old project's imgs_res maps of a list fold that held out everybody whom this fold holds out. They
+       differ by fold, and there is evidence that they owe nothing to the people held out: CK+'s contempt is
+       held out in folds 0 and 1 alone, and its map is the same file in all eight others. JAFFE's are copies
+       of CK+'s, byte for byte. Folds made anew therefore have such maps only by chance;
+    3. the bundled masks, made from JAFFE and Yale and thus not for faces held out of these two.
+
+    `on_progress(done, total)` counts the faces aligned for 1. Raises MotionMaskError where none of them will
+    do, DatasetError for a set or a picture that cannot be read.
+    """
+    pairs = pair_faces(_to_pair(fold, kind, root), load_detector("mtcnn", "cpu"), size, on_progress)
+    if pairs:
+        return average_motion(pairs)
+    if folder := _old_maps(fold, kind, root):
+        return load_motion_masks(folder, size)
+    if fold.test and kind in BUNDLED_FROM:
+        raise MotionMaskError(
+            f"Fold {fold.number} has no person with a neutral and an expressive face to make masks from, and "
+            f"the bundled masks were made from {kind}'s own people, who are held out here."
+        )
+    return load_motion_masks(BUNDLED_MASKS, size)
+
+
+def _to_pair(fold: Fold, kind: str, root: Path) -> list[Sample]:
+    """The faces of those training people who are seen both neutral and otherwise."""
+    people = {sample.subject for sample in fold.train} - {sample.subject for sample in fold.test} - {None}
+    trained = [sample for sample in fold.train if sample.subject in people]
+    if not trained:
+        return []
+    paths = {sample.path for sample in trained}
+    others = [
+        sample
+        for sample in load_samples(kind, root, "all")
+        if sample.subject in people and sample.expression == NEUTRAL and sample.path not in paths
+    ]
+    faces = trained + others
+    neutral, expressive = (
+        {sample.subject for sample in faces if (sample.expression == NEUTRAL) == side}
+        for side in (True, False)
+    )
+    return [sample for sample in faces if sample.subject in neutral & expressive]
+
+
+def _old_maps(fold: Fold, kind: str, root: Path) -> Path | None:
+    held_out = {sample.subject for sample in fold.test}
+    try:
+        lists = read_fold_lists(kind, root)
+    except DatasetError:
+        return None
+    for own in sorted(lists, key=lambda own: own.number != fold.number):  # its namesake before the others
+        folder = root / "imgs_res" / str(own.number)
+        unseen = {sample.subject for sample in own.test} - {sample.subject for sample in own.train}
+        if held_out <= unseen and folder.is_dir():
+            return folder
+    return None
 
 
 def _collect(maps: dict[int, NDArray[np.float32]], size: int) -> MotionMasks:

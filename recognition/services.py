@@ -2,18 +2,20 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
 from django.core.files import File
+from django.db import Error as DatabaseError
 from django.db import transaction
 from django.utils import timezone
 
+from ml.in_service import InService, checkpoint_in_service
 from recognition.models import Analysis, Face, Photo, Rejection, analyses_folder, retention
 from recognition.pictures import encode_crop, encode_mask, encode_photo
 from recognition.uploads import Limits, PhotoError, decode_photo
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from ml.predictor import PhotoPrediction, Predictor
 
 logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_QUESTIONS: Final = 2.0  # how long a checkpoint may be in service before a process notices
 
 
 class PredictorError(Exception):
@@ -43,28 +47,101 @@ def too_many_files() -> UploadError:
     return UploadError(f"At most {settings.FER_MAX_FILES} photos go into one upload.")
 
 
-_loading = Lock()
+@dataclass(frozen=True)
+class _Recipe:
+    """What a predictor is made from. `changed`: when the checkpoint's file was, None where there is none."""
+
+    checkpoint: Path
+    sha256: str | None
+    changed: int | None
+    detector: str
+    device: str
+
+    @classmethod
+    def of(cls, checkpoint: Path, sha256: str | None = None) -> "_Recipe":
+        try:
+            changed = checkpoint.stat().st_mtime_ns
+        except OSError:
+            changed = None
+        return cls(checkpoint, sha256, changed, settings.FER_DETECTOR, settings.FER_DEVICE)
+
+    def load(self) -> "Predictor":
+        # Here and not above: torch takes seconds to import, and must not have run in a process that forks.
+        from ml.checkpoint import CheckpointError
+        from ml.predictor import load_predictor
+
+        try:
+            return load_predictor(self.checkpoint, self.detector, self.device, self.sha256)
+        except (CheckpointError, ValueError, OSError, RuntimeError) as error:  # a full GPU is a RuntimeError
+            raise PredictorError(str(error)) from error
 
 
-@lru_cache(maxsize=1)
-def _load(checkpoint: Path, detector: str, device: str) -> "Predictor":
-    # Here and not above: torch takes seconds to import, and must not have run in a process that forks.
-    from ml.checkpoint import CheckpointError
-    from ml.predictor import load_predictor
+class ServedPredictor:
+    """The predictor of this process, in step with the checkpoint in service; without one, FER_CHECKPOINT.
 
-    try:
-        return load_predictor(checkpoint, detector, device)
-    except (CheckpointError, ValueError) as error:
-        raise PredictorError(str(error)) from error
+    One thread loads what is new, and meanwhile the others go on with what there is; they wait only where
+    there is nothing yet. What does not load is said once in the log and changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._turn = Lock()
+        self._current: tuple[_Recipe, Predictor] | None = None
+        self._refused: _Recipe | None = None
+        self._in_service: InService | None = None
+        self._next_question = 0.0
+        self._unanswered = False
+
+    def get(self) -> "Predictor":
+        """Raises PredictorError where no model can be loaded at all; the next call tries again."""
+        if self._turn.acquire(blocking=self._current is None):
+            try:
+                self._refresh()
+            finally:
+                self._turn.release()
+        assert self._current is not None
+        return self._current[1]
+
+    def _refresh(self) -> None:
+        own = _Recipe.of(Path(settings.FER_CHECKPOINT))
+        active = self._ask()
+        wanted = _Recipe.of(active.path, active.sha256) if active else own
+        if self._current and wanted in (self._current[0], self._refused):
+            return
+        try:
+            self._current = (wanted, wanted.load())
+        except PredictorError as error:
+            if self._current is None and wanted == own:
+                raise
+            self._refused = wanted
+            self._current = self._current or (own, own.load())
+            name = self._current[1].name
+            logger.error("The checkpoint in service cannot be used, %s goes on: %s", name, error)
+        else:
+            self._refused = None
+            logger.info("Photos are read by %s from now on.", self._current[1].name)
+
+    def _ask(self) -> InService | None:
+        """What is in service, asked every SECONDS_BETWEEN_QUESTIONS; the last answer if there is none now."""
+        if time.monotonic() >= self._next_question:
+            try:
+                self._in_service, self._unanswered = checkpoint_in_service(), False
+            except DatabaseError as error:
+                if not self._unanswered:
+                    logger.warning("The database does not say which checkpoint is in service: %s", error)
+                self._unanswered = True
+            self._next_question = time.monotonic() + SECONDS_BETWEEN_QUESTIONS
+        return self._in_service
+
+
+_served = ServedPredictor()
 
 
 def get_predictor(checkpoint: Path | None = None) -> "Predictor":
-    """The predictor the settings ask for, loaded once a process, by whoever comes first.
+    """The predictor in service, which all threads of the process share; or one of `checkpoint`, just loaded.
 
-    `checkpoint` takes the place of FER_CHECKPOINT. Raises PredictorError; the next call tries again.
+    Raises PredictorError, with a sentence.
     """
-    with _loading:
-        return _load(checkpoint or Path(settings.FER_CHECKPOINT), settings.FER_DETECTOR, settings.FER_DEVICE)
+    return _Recipe.of(checkpoint).load() if checkpoint else _served.get()
 
 
 def upload_limits() -> Limits:

@@ -97,10 +97,10 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscr
         try:
             checkpoints.activate(checkpoint)
         except checkpoints.ServiceError as error:
-            messages.error(request, f"{checkpoint} was not put in service: {error}")
+            messages.error(request, f"Could not put {checkpoint} in service: {error}")
         else:
             self.log_change(request, checkpoint, "Put in service.")
-            messages.success(request, f"{checkpoint} is in service: every web process uses it in a moment.")
+            messages.success(request, f"Put {checkpoint} in service: every web process uses it in a moment.")
         return redirect("admin:training_checkpoint_changelist")
 
     @method_decorator(require_POST)

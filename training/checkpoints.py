@@ -4,9 +4,13 @@ Torch is imported where it is needed and not above: this module is loaded wherev
 """
 
 import logging
+import os
+from collections.abc import Sequence
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models.signals import post_delete
 from django.dispatch import receiver
@@ -19,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class ServiceError(Exception):
-    """What keeps a checkpoint from being put in service or left; the text is a sentence for the person."""
+    """What keeps a checkpoint from being imported, put in service or left; a sentence for the person."""
 
 
 def in_service() -> InService | None:
@@ -60,7 +64,7 @@ def go_back(active: Checkpoint) -> Checkpoint | None:
     with transaction.atomic():
         _take_turns()
         if not Checkpoint.objects.filter(pk=active.pk, active=True).update(active=False, activated=None):
-            raise ServiceError(f"{active} is not in service any more: nothing was changed.")
+            raise ServiceError(f"Nothing was changed: {active} is not in service any more.")
         later = Checkpoint.objects.exclude(activated=None)
         if target:
             later = later.filter(activated__gt=target.activated)
@@ -68,6 +72,47 @@ def go_back(active: Checkpoint) -> Checkpoint | None:
         later.update(activated=None)
     logger.info("Went back from %s to %s.", active, target or "the model of the settings")
     return target
+
+
+def import_checkpoint(
+    paths: Sequence[Path], *, name: str = "", epoch: int | None = None, classes: Sequence[str] | None = None
+) -> Checkpoint:
+    """Convert the old project's three networks (`ml.old_networks`) into a checkpoint with a row, not active.
+
+    paths, epoch and classes are as in `find_networks` and `convert`. The same files give the same row again.
+    Raises ServiceError where they do not fit.
+    """
+    from ml.checkpoint import CheckpointError, save_checkpoint
+    from ml.expressions import EXPRESSIONS
+    from ml.old_networks import convert, find_networks
+
+    try:
+        networks = find_networks(paths, epoch)
+        converted = convert(networks, classes)
+    except CheckpointError as error:
+        raise ServiceError(str(error)) from error
+    facts = {
+        "preset": "imported",
+        "data": [],
+        "seed": None,
+        "git_revision": None,
+        "metrics": {},
+        "converted_from": {part: sha256(file.read_bytes()).hexdigest() for part, file in networks.items()},
+        "never_says": [expression for expression in EXPRESSIONS if expression not in converted.known],
+    }
+    folder = Path(settings.FER_VAR_DIR) / "checkpoints"
+    new = folder / f"importing-{os.getpid()}.safetensors"
+    digest = save_checkpoint(new, converted.model, converted.config, facts)
+    file = new.replace(folder / f"imported-{digest[:16]}.safetensors")
+    source = networks["cls"]
+    checkpoint, _ = Checkpoint.objects.get_or_create(
+        sha256=digest,
+        defaults={
+            "name": (name or f"imported {source.parent.name} {source.stem.split('_')[0]}")[:100],
+            "file": str(file.relative_to(settings.FER_VAR_DIR)),
+        },
+    )
+    return checkpoint
 
 
 def find_problem(checkpoint: Checkpoint) -> str | None:
@@ -83,11 +128,11 @@ def find_problem(checkpoint: Checkpoint) -> str | None:
 
 
 @lru_cache(maxsize=32)
-def _find_problem(path: Path, sha256: str, _changed: int, _size: int) -> str | None:
+def _find_problem(path: Path, stated: str, _changed: int, _size: int) -> str | None:
     from ml.checkpoint import CheckpointError, load_checkpoint
 
     try:
-        load_checkpoint(path, sha256).build()
+        load_checkpoint(path, stated).build()
     except CheckpointError as error:
         return str(error)
     return None

@@ -1,91 +1,546 @@
-"""What the training commands do: plain functions, the same for a shell and for a worker."""
+"""What the admin pages, the commands and the tasks call, in plain functions: data sets, runs, their states.
 
+Every change of a state is here or in `runner`; `models` draws the picture. Torch is never imported here.
+"""
+
+import math
+import os
+import socket
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Final
+from threading import Event
+from typing import TYPE_CHECKING, Final, Literal
+from uuid import UUID, uuid4
 
-import torch
+from celery import current_app
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+from django.db.models import Exists, F, OuterRef
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+from django.utils.text import slugify
+from kombu import Connection  # type: ignore[attr-defined]
+from kombu.exceptions import OperationalError
 
-from ml.checkpoint import Checkpoint, build_model, save_checkpoint
-from ml.config import TrainConfig
-from ml.datasets import DatasetError, Sample, load_samples
-from ml.engine import Callbacks, FaceSet, Training, evaluate, run_fold
-from ml.metrics import Metrics
-from ml.motion_masks import load_motion_masks
+from ml.config import StageConfig, TrainConfig
+from ml.datasets import KINDS, DatasetError, load_samples
+from training.models import MOST_LOSSES, Dataset, Fold, State, TrainingRun
 
-CHECKPOINT_NAME: Final = "fmpn.safetensors"
-STATE_NAME: Final = "state.safetensors"
+if TYPE_CHECKING:
+    from ml.folds import Fold as FoldOfSamples
 
-Progress = Callable[[str, int, int], None]  # what is read, done, of how many
+QUEUE: Final = "training"
+HEARTBEAT: Final = 5.0  # seconds between two signs of life of a running fold
+LOST_AFTER: Final = 20.0  # seconds without one, after which its worker counts as dead
+UNHEARD_AFTER: Final = 60.0  # seconds after which a queued fold that the broker does not know is sent again
+BROKER_TIMEOUT: Final = 2.0  # seconds that a broker has to answer a launch
+# A run is what the first of these is that one of its folds is.
+PRECEDENCE: Final = (
+    State.RUNNING,
+    State.INTERRUPTED,
+    State.QUEUED,
+    State.CANCELLED,
+    State.FAILED,
+    State.SUCCEEDED,
+)
+ENDED: Final = (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+RESUMABLE: Final = (State.CANCELLED, State.INTERRUPTED, State.FAILED)
+SHELL: Final = "shell@"  # the name of a claim made in the foreground begins with this
+
+# Set when this process is asked to end: its fold saves its state and goes to another worker.
+shutting_down = Event()
+
+Progress = Callable[[str, int, int], None]  # what is being read, done, of how many
+Stages = Literal["both", "mask", "joint"]
+Protocol = Literal["split", "lists", "made"]
+
+
+class LaunchError(Exception):
+    """Something that was asked for cannot be done; the text is a sentence for whoever asked."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """A data set on disk: one of `ml.datasets.KINDS` and its folder."""
+class RunRequest:
+    """What a person asks for.
 
-    kind: str
-    root: Path
-
-
-def train(
-    sources: Sequence[Source],
-    config: TrainConfig,
-    preset: str,
-    seed: int,
-    output: Path,
-    masks: Path,
-    device: torch.device,
-    callbacks: Callbacks,
-    on_progress: Progress,
-) -> Path:
-    """Train on the train split of every source, validate on the first one's, and write a checkpoint.
-
-    `output` keeps the state of the run, so the same call goes on where an interrupted one stopped. Returns
-    the path of the checkpoint. Raises DatasetError, MotionMaskError, ResumeError or CheckpointError with a
-    sentence, RuntimeError where pretrained weights cannot be had, and Interrupted when asked to stop.
+    folds: the numbers to train, None for all; fold_count counts for the protocol "made" alone. extra: sets
+    whose train parts are added to every fold's. launch_key: a form's own, so that sending it twice makes one
+    run. name: empty for one made of data set and preset.
     """
-    revision = git_revision()
-    by_source = [load_samples(source.kind, source.root, "train") for source in sources]
-    train_samples = [sample for samples in by_source for sample in samples]
-    valid_samples = _validation_samples(sources[0])
-    model = build_model(config, seed)
-    training = Training(
-        model=model,
-        config=config,
-        train=_load(train_samples, config, "training faces", on_progress),
-        valid=_load(valid_samples, config, "validation faces", on_progress) if valid_samples else None,
-        masks=load_motion_masks(masks, config.model.image_size),
-        seed=seed,
-        state_path=output / STATE_NAME,
-        device=device,
-        callbacks=callbacks,
+
+    dataset: Dataset
+    preset: str
+    config: TrainConfig
+    extra: tuple[Dataset, ...] = ()
+    stages: Stages = "both"
+    protocol: Protocol = "split"
+    fold_count: int = 10
+    folds: tuple[int, ...] | None = None
+    seed: int = 0
+    device: str = "auto"
+    name: str = ""
+    visdom: str = ""
+    launched_by: User | None = None
+    launch_key: UUID | None = None
+
+
+# Data sets --------------------------------------------------------------------------------------------------
+
+
+def register_dataset(name: str, kind: str, folder: str | Path, *, anywhere: bool = False) -> Dataset:
+    """Make the row of a data set, or return it where the same one stands already.
+
+    `folder` is relative to FER_DATA_ROOT; `anywhere` allows the shell's absolute paths outside of it. Raises
+    DatasetError for a name that is taken or malformed, an unknown kind and a folder that is not there.
+    """
+    if kind not in KINDS:
+        raise DatasetError(f"There is no data set kind {kind!r}: known are {', '.join(KINDS)}.")
+    if not name or slugify(name) != name.lower():
+        raise DatasetError(f"{name!r} is no name for a data set: letters, digits, - and _ alone.")
+    root = Path(settings.FER_DATA_ROOT)
+    path = Path(os.path.normpath(root / folder))
+    inside = path.is_relative_to(root)
+    if not inside and not anywhere:
+        raise DatasetError(f"The folder {folder} is not inside FER_DATA_ROOT, which is {root}.")
+    if not path.is_dir():
+        raise DatasetError(f"There is no folder {path}.")
+    stored = str(path.relative_to(root)) if inside else str(path)
+    dataset, _ = Dataset.objects.get_or_create(name=name, defaults={"kind": kind, "folder": stored})
+    if (dataset.kind, dataset.folder) != (kind, stored):
+        raise DatasetError(
+            f"The name {name} is taken by the {dataset.kind} set in {dataset.path}: choose another one."
+        )
+    return dataset
+
+
+def inspect_dataset(dataset: Dataset, on_progress: Progress | None = None) -> None:
+    """Look at every picture of a set, and store what was found, or why it cannot be read, in its row."""
+    from ml.inspection import contact_sheet, inspect
+
+    dataset.problem, dataset.inspection = "", None
+    try:
+        dataset.inspection = inspect(dataset.kind, dataset.path, on_progress).to_dict()
+        dataset.contact_sheet.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(load_samples(dataset.kind, dataset.path, "all"), dataset.contact_sheet)
+    except (DatasetError, OSError) as error:
+        dataset.problem = str(error)
+    dataset.inspected = timezone.now()
+    dataset.save(update_fields=["problem", "inspection", "inspected"])
+
+
+# Launch -----------------------------------------------------------------------------------------------------
+
+
+def launch(request: RunRequest) -> TrainingRun:
+    """Make a run and hand its folds to the workers; the same launch_key gives the same run.
+
+    Raises LaunchError within three seconds, and leaves no row, where the broker does not answer; else as
+    `create_run`. Within a transaction the folds are handed over when it is committed.
+    """
+    with broker():
+        pass
+    run, is_new = _create_run(request)
+    if is_new:
+        transaction.on_commit(partial(_send_or_remove, run))
+    return run
+
+
+def create_run(request: RunRequest) -> TrainingRun:
+    """Make the rows of a run; nothing is sent, so that whoever calls this trains the folds itself.
+
+    Raises DatasetError for data that cannot be read, LeakError (one of them) for fold lists that share a
+    picture or a person between both sides, LaunchError for a setting that makes no sense.
+    """
+    return _create_run(request)[0]
+
+
+def find_unfinished(request: RunRequest) -> TrainingRun | None:
+    """The latest run of exactly this request that has not succeeded: what the same command goes on with."""
+    candidates = TrainingRun.objects.exclude(state=State.SUCCEEDED).filter(
+        dataset=request.dataset,
+        preset=request.preset,
+        stages=request.stages,
+        protocol=request.protocol,
+        seed=request.seed,
     )
-    run_fold(training)
-    metrics = evaluate(model, training.valid, device) if training.valid else None
-    facts = {
-        "preset": preset,
-        "data": [
-            {"kind": source.kind, "train_images": len(samples)}
-            for source, samples in zip(sources, by_source, strict=True)
-        ],
-        "seed": seed,
-        "git_revision": revision,
-        "metrics": {"validation": metrics.to_dict()} if metrics else {},
+    config = request.config.to_dict()
+    for run in candidates:
+        same_sets = set(run.extra.all()) == set(request.extra)
+        same_count = request.protocol != "made" or run.fold_count == request.fold_count
+        same_folds = request.folds is None or set(request.folds) == {fold.number for fold in run.folds.all()}
+        if run.config == config and same_sets and same_count and same_folds:
+            return run
+    return None
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raise LaunchError, in a sentence, for the first number that no training could go on with."""
+    model = config.model
+    if not 32 <= model.image_size <= 1024:
+        raise LaunchError("The image size must be from 32 to 1024 pixels a side.")
+    if model.mask_channels < 1 or model.mask_blocks < 0:
+        raise LaunchError("The mask generator needs at least one channel, and no fewer blocks than none.")
+    for word, stage in (("mask", config.mask_stage), ("joint", config.joint_stage)):
+        _check_stage(word, stage)
+    augment = config.augment
+    for name in ("flip", "erase"):
+        if not 0 <= getattr(augment, name) <= 1:
+            raise LaunchError(f"Augmentation's {name} is a probability: from 0 to 1.")
+    if not 0 < augment.resolution <= 1:
+        raise LaunchError("Augmentation's resolution is a share of the side: above 0, 1 for never.")
+    for name in ("scale", "shift", "brightness", "contrast"):
+        if not 0 <= getattr(augment, name) < 1:
+            raise LaunchError(f"Augmentation's {name} is a share: from 0 to below 1.")
+    if not 0 <= augment.rotation <= 180:
+        raise LaunchError("Augmentation's rotation is from 0 to 180 degrees.")
+    if config.start not in ("imagenet", "random", "bundled") and not Path(config.start).is_file():
+        raise LaunchError(f"There is no checkpoint at {config.start} to start from.")
+
+
+def _check_stage(word: str, stage: StageConfig) -> None:
+    if stage.epochs_full < 0 or stage.epochs_falling < 0 or not 1 <= stage.epochs <= 10_000:
+        raise LaunchError(f"The {word} stage needs at least one epoch, at full or at falling rate.")
+    if not 1 <= stage.batch_size <= 4096:
+        raise LaunchError(f"The {word} stage's batch size must be from 1 to 4096.")
+    if not stage.lr_mask + stage.lr_fusion + stage.lr_classifier > 0:
+        raise LaunchError(f"The {word} stage has no learning rate above zero: it would learn nothing.")
+    for name in fields(stage):
+        value = getattr(stage, name.name)
+        if isinstance(value, int | float) and not 0 <= value < math.inf:
+            raise LaunchError(f"The {word} stage's {name.name} is {value}: it must be a number from 0.")
+    if stage.ema_decay >= 1 or stage.label_smoothing >= 1 or stage.warmup >= 1:
+        raise LaunchError(f"The {word} stage's ema_decay, label_smoothing and warmup must be below 1.")
+
+
+def _create_run(request: RunRequest) -> tuple[TrainingRun, bool]:
+    if request.launch_key and (twin := TrainingRun.objects.filter(launch_key=request.launch_key).first()):
+        return twin, False
+    check_config(request.config)
+    numbers, fold_count = _check_folds(request)
+    run = TrainingRun(
+        name=request.name or f"{request.dataset.name} {request.preset}",
+        dataset=request.dataset,
+        preset=request.preset,
+        config=request.config.to_dict(),
+        stages=request.stages,
+        protocol=request.protocol,
+        fold_count=fold_count,
+        seed=request.seed,
+        device=request.device,
+        git_revision=git_revision() or "",
+        visdom=request.visdom,
+        launched_by=request.launched_by,
+        launch_key=request.launch_key,
+    )
+    try:
+        with transaction.atomic():
+            run.save(force_insert=True)
+            run.extra.set(request.extra)
+            Fold.objects.bulk_create(Fold(run=run, number=number) for number in numbers)
+    except IntegrityError:  # the other click of a double one was faster
+        twin = TrainingRun.objects.filter(launch_key=request.launch_key).first()
+        if request.launch_key is None or twin is None:
+            raise
+        return twin, False
+    return run, True
+
+
+def _check_folds(request: RunRequest) -> tuple[list[int], int]:
+    """The numbers of the folds to train and how many the set has; raises where one cannot be trained."""
+    from ml.folds import refuse_leaks
+
+    for dataset in (request.dataset, *request.extra):
+        if dataset.problem:
+            raise DatasetError(f"The data set {dataset.name} cannot be used: {dataset.problem}")
+        if not dataset.path.is_dir():
+            raise DatasetError(f"There is no folder {dataset.path}, where {dataset.name} should lie.")
+    if request.visdom and not request.visdom.startswith(("http://", "https://")):
+        raise LaunchError(
+            f"{request.visdom} is no address of a visdom server, such as http://localhost:8097."
+        )
+    if request.dataset in request.extra:
+        raise LaunchError(f"{request.dataset.name} cannot be trained on twice: leave it out of the others.")
+    if request.protocol == "split":
+        # Reading a large set's lists takes long, and who looked at it knows that it can be read.
+        if request.dataset.inspection is None:
+            load_samples(request.dataset.kind, request.dataset.path, "train")
+        if request.folds not in (None, (0,)):
+            raise LaunchError("A set's own split has one fold, number 0.")
+        return [0], 1
+    folds = folds_of(request.dataset, request.protocol, request.fold_count, request.seed)
+    known = [fold.number for fold in folds]
+    chosen = known if request.folds is None else sorted(set(request.folds))
+    if not chosen:
+        raise LaunchError("Choose at least one fold.")
+    if unknown := set(chosen) - set(known):
+        raise LaunchError(
+            f"{request.dataset.name} has no fold {min(unknown)}: it has {min(known)} to {max(known)}."
+        )
+    refuse_leaks([fold for fold in folds if fold.number in chosen])
+    return chosen, len(folds)
+
+
+def folds_of(
+    dataset: Dataset, protocol: Protocol, fold_count: int = 1, seed: int = 0
+) -> "list[FoldOfSamples]":
+    """A set's folds under a protocol, as `ml.folds` gives them; raises DatasetError."""
+    from ml.folds import make_folds, read_fold_lists, split_fold
+
+    if protocol == "split":
+        return [split_fold(dataset.kind, dataset.path)]
+    if protocol == "lists":
+        return read_fold_lists(dataset.kind, dataset.path)
+    if fold_count < 2:
+        raise LaunchError("New folds are at least two.")
+    return make_folds(load_samples(dataset.kind, dataset.path, "all"), fold_count, seed)
+
+
+# Stop, resume, retry ----------------------------------------------------------------------------------------
+
+
+def cancel(run: TrainingRun) -> None:
+    """Ask a run to stop: what waits is cancelled now, what runs at its next batch. Its state is kept.
+
+    Raises LaunchError where nothing of it waits or runs.
+    """
+    with transaction.atomic():
+        TrainingRun.objects.filter(pk=run.pk).update(cancel_requested=True)  # from now on nothing is claimed
+        waiting = run.folds.filter(state__in=(State.QUEUED, State.INTERRUPTED))
+        stopped = waiting.update(state=State.CANCELLED, finished=timezone.now())
+        if not stopped and not run.folds.filter(state=State.RUNNING).exists():
+            raise LaunchError(f"{run} has ended already: there is nothing to cancel.")
+    run.cancel_requested = True
+    settle(run)
+
+
+def resume(run: TrainingRun) -> None:
+    """Queue a run's cancelled, interrupted and failed folds again; each goes on from its last saved state.
+
+    Raises LaunchError where there is none, where one is still stopping, and where the broker is down.
+    """
+    with broker():
+        pass
+    folds = requeue(run)
+    transaction.on_commit(partial(_send, [fold.pk for fold in folds]))
+
+
+def retry(fold: Fold) -> None:
+    """Queue one failed, cancelled or interrupted fold again, alone; it goes on from its last saved state.
+
+    Raises LaunchError where it is in another state, and where the broker is down.
+    """
+    with broker():
+        pass
+    folds = requeue(fold.run, fold.number)
+    transaction.on_commit(partial(_send, [fold.pk for fold in folds]))
+
+
+def requeue(run: TrainingRun, *numbers: int) -> list[Fold]:
+    """The state change of `resume` and `retry`, sending nothing; all resumable folds without `numbers`."""
+    with transaction.atomic():
+        run.refresh_from_db()
+        if run.cancel_requested and run.folds.filter(state=State.RUNNING).exists():
+            raise LaunchError(f"{run} is still stopping: try again when its last batch is done.")
+        chosen = run.folds.filter(state__in=RESUMABLE)
+        if numbers:
+            chosen = chosen.filter(number__in=numbers)
+        folds = list(chosen)
+        if not folds:
+            raise LaunchError(f"{run} has no cancelled, interrupted or failed fold to go on with.")
+        Fold.objects.filter(pk__in=[fold.pk for fold in folds], state__in=RESUMABLE).update(
+            state=State.QUEUED, worker="", heartbeat=None, losses=0, error="", progress={}, finished=None
+        )
+        TrainingRun.objects.filter(pk=run.pk).update(cancel_requested=False)
+    settle(run)
+    return folds
+
+
+# Workers ----------------------------------------------------------------------------------------------------
+
+
+def worker_name(place: Literal["worker", "shell"]) -> str:
+    """A name that no other claim has: where, host, process and a random word."""
+    return f"{place}@{socket.gethostname()[:60]}:{os.getpid()}:{uuid4().hex[:8]}"
+
+
+def claim(fold_id: int, worker: str) -> Fold | None:
+    """Make a queued fold this worker's own and return it; None where it is not there to be taken.
+
+    One conditional UPDATE decides, so a message that was delivered twice never makes a second runner.
+    """
+    now = timezone.now()
+    stopping = TrainingRun.objects.filter(pk=OuterRef("run"), cancel_requested=True)
+    # `state` stands in the UPDATE itself, not in a subquery: a second one that waited for it looks again.
+    taken = Fold.objects.filter(~Exists(stopping), pk=fold_id, state=State.QUEUED).update(
+        state=State.RUNNING,
+        worker=worker,
+        heartbeat=now,
+        started=Coalesce("started", now),
+        finished=None,
+        error="",
+        progress={"doing": "Starting"},
+    )
+    if not taken:
+        return None
+    fold = Fold.objects.select_related("run__dataset").get(pk=fold_id)
+    settle(fold.run)
+    return fold
+
+
+def keep(fold: Fold) -> bool:
+    """Renew a claim; False where the fold is another's by now.
+
+    A machine that slept (a closed laptop) is given up like a dead one; awake again, it takes the fold back
+    unless another worker has claimed it.
+    """
+    mine = Fold.objects.filter(pk=fold.pk, worker=fold.worker)
+    if mine.filter(state=State.RUNNING).update(heartbeat=timezone.now()):
+        return True
+    back = mine.filter(state__in=(State.INTERRUPTED, State.QUEUED)).update(
+        state=State.RUNNING, heartbeat=timezone.now(), losses=F("losses") - 1
+    )
+    if back:
+        settle(fold.run)
+    return bool(back)
+
+
+def leave(fold: Fold, state: State, **values: object) -> bool:
+    """End a claim: write the fold's new state; False (and nothing written) where it is another's by now."""
+    ended = {"finished": timezone.now()} if state in ENDED else {}
+    mine = Fold.objects.filter(pk=fold.pk, worker=fold.worker, state=State.RUNNING)
+    left = keep(fold) and bool(mine.update(state=state, **{**ended, **values}))
+    settle(fold.run)
+    return left
+
+
+def notice_lost_workers() -> int:
+    """Give up on workers that show no sign of life, and queue again what they left; returns how many.
+
+    A fold is INTERRUPTED for one round, then queued, or FAILED after MOST_LOSSES losses. One that ran in the
+    foreground waits for its command to be given again. Queued folds that the broker has forgotten are sent
+    once more.
+    """
+    for fold in Fold.objects.filter(state=State.INTERRUPTED).select_related("run"):
+        _pick_up(fold)
+    _send_forgotten()
+    lost = 0
+    silent = Fold.objects.filter(
+        state=State.RUNNING, heartbeat__lt=timezone.now() - timedelta(seconds=LOST_AFTER)
+    )
+    for fold in silent.select_related("run"):
+        # The heartbeat is part of the condition: who has just shown a sign of life is not lost.
+        lost += Fold.objects.filter(
+            pk=fold.pk, state=State.RUNNING, worker=fold.worker, heartbeat=fold.heartbeat
+        ).update(state=State.INTERRUPTED, losses=F("losses") + 1)
+        settle(fold.run)
+    return lost
+
+
+def _pick_up(fold: Fold) -> None:
+    left = Fold.objects.filter(pk=fold.pk, state=State.INTERRUPTED)
+    if fold.run.cancel_requested:
+        left.update(state=State.CANCELLED, finished=timezone.now())
+    elif fold.losses >= MOST_LOSSES:
+        left.update(
+            state=State.FAILED,
+            finished=timezone.now(),
+            error=f"Its worker died {fold.losses} times while running it (out of memory?): "
+            "it is not tried again by itself.",
+        )
+    elif fold.worker.startswith(SHELL):
+        return
+    elif left.update(state=State.QUEUED):
+        try:
+            _send([fold.pk])
+        except LaunchError:  # the broker is down: the next round tries again
+            Fold.objects.filter(pk=fold.pk, state=State.QUEUED).update(state=State.INTERRUPTED)
+    settle(fold.run)
+
+
+def _send_forgotten() -> None:
+    """Send queued folds again where the broker has lost their messages (its disk, or a worker's memory)."""
+    unheard = timezone.now() - timedelta(seconds=UNHEARD_AFTER)
+    # One that was never sent belongs to a command in the foreground.
+    waiting = Fold.objects.filter(state=State.QUEUED, heartbeat__lt=unheard).values_list("pk", flat=True)
+    if not waiting:
+        return
+    try:
+        with broker() as connection:
+            queue = connection.default_channel.queue_declare(QUEUE)  # type: ignore[no-untyped-call]
+            if queue.message_count == 0:
+                _send(list(waiting))
+    except LaunchError:
+        return
+
+
+def settle(run: TrainingRun) -> None:
+    """Let a run's state follow from its folds'; called after every change of one of them."""
+    with transaction.atomic():
+        # The last two folds may end at the same time: the second one waits here and sees the first.
+        locked = TrainingRun.objects.select_for_update().get(pk=run.pk)
+        folds = list(locked.folds.values_list("state", "started"))
+        states = {state for state, _ in folds}
+        locked.state = next(state for state in PRECEDENCE if state in states)
+        locked.started = min((started for _, started in folds if started), default=None)
+        over = locked.state in ENDED
+        locked.finished = (locked.finished or timezone.now()) if over else None
+        locked.save(update_fields=["state", "started", "finished"])
+    run.state, run.started, run.finished = locked.state, locked.started, locked.finished
+
+
+# Broker -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def broker() -> Iterator[Connection]:
+    """A connection to a broker that answers; raises LaunchError within BROKER_TIMEOUT where it does not."""
+    url = settings.CELERY_BROKER_URL
+    options = {
+        **settings.CELERY_BROKER_TRANSPORT_OPTIONS,
+        "socket_timeout": BROKER_TIMEOUT,
+        "socket_connect_timeout": BROKER_TIMEOUT,
+        "connect_retries_timeout": BROKER_TIMEOUT,
+        "max_retries": 0,
     }
-    path = output / CHECKPOINT_NAME
-    save_checkpoint(path, model, config, facts)
-    return path
+    with Connection(url, transport_options=options) as connection:  # type: ignore[no-untyped-call]
+        try:
+            _ = connection.default_channel  # connects, and asks for a sign of life
+        except (OperationalError, *connection.connection_errors) as error:
+            raise LaunchError(
+                f"The broker does not answer ({error}). `make run` starts one; see FER_BROKER_URL."
+            ) from error
+        yield connection
 
 
-def evaluate_checkpoint(
-    checkpoint: Checkpoint, source: Source, split: str, device: torch.device, on_progress: Progress
-) -> Metrics:
-    """Evaluate a checkpoint on one split of a data set. Raises DatasetError or CheckpointError."""
-    samples = load_samples(source.kind, source.root, split)
-    model = checkpoint.build().to(device)
-    return evaluate(model, _load(samples, checkpoint.config, f"{split} faces", on_progress), device)
+def _send_or_remove(run: TrainingRun) -> None:
+    try:
+        _send(list(run.folds.values_list("pk", flat=True)))
+    except BaseException:
+        run.delete()
+        raise
+
+
+def _send(fold_ids: Sequence[int]) -> None:
+    """Hand queued folds to the workers; their heartbeat says when. Raises LaunchError."""
+    # First of all: what does not reach the broker now is sent again later.
+    Fold.objects.filter(pk__in=fold_ids, state=State.QUEUED).update(heartbeat=timezone.now())
+    with broker() as connection:
+        for fold_id in fold_ids:
+            try:
+                current_app.send_task(
+                    "training.tasks.train_fold", [fold_id], queue=QUEUE, connection=connection, retry=False
+                )
+            except (OperationalError, *connection.connection_errors) as error:
+                raise LaunchError(f"The broker stopped answering: {error}.") from error
+
+
+# Facts ------------------------------------------------------------------------------------------------------
 
 
 def git_revision() -> str | None:
@@ -102,19 +557,3 @@ def git_revision() -> str | None:
         return git("rev-parse", "HEAD") + changes
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _validation_samples(source: Source) -> list[Sample]:
-    try:
-        return load_samples(source.kind, source.root, "valid")
-    except DatasetError:
-        return []  # a set too small for a validation part is trained without one
-
-
-def _load(samples: Sequence[Sample], config: TrainConfig, what: str, on_progress: Progress) -> FaceSet:
-    return FaceSet.load(
-        samples,
-        config.model.image_size,
-        config.model.colour,
-        lambda done, total: on_progress(f"Reading {what}", done, total),
-    )

@@ -4,22 +4,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from ml.datasets.affectnet import read_affectnet
+from ml.datasets.ckplus import read_ckplus
 from ml.datasets.ferplus import read_ferplus
 from ml.datasets.folders import read_folders
 from ml.datasets.images import load_faces
-from ml.datasets.samples import ALL, SPLITS, DatasetError, Sample
+from ml.datasets.mmi import read_mmi
+from ml.datasets.rafdb import read_rafdb
+from ml.datasets.samples import ALL, SPLITS, DatasetError, EmptySplitError, Sample
 from ml.datasets.subjects import read_ckplus48, read_jaffe, read_yale
 
-__all__ = ["KINDS", "DatasetError", "Sample", "load_faces", "load_samples"]
+__all__ = ["KINDS", "DatasetError", "EmptySplitError", "Sample", "load_faces", "load_samples"]
 
 Reader = Callable[[Path, str], list[Sample]]
 
 KINDS: Final[dict[str, Reader]] = {
-    "ferplus": read_ferplus,
-    "folders": read_folders,
+    "ckplus": read_ckplus,
+    "ckplus48": read_ckplus48,
     "jaffe": read_jaffe,
     "yale": read_yale,
-    "ckplus48": read_ckplus48,
+    "mmi": read_mmi,
+    "affectnet": read_affectnet,
+    "ferplus": read_ferplus,
+    "rafdb": read_rafdb,
+    "folders": read_folders,
 }
 
 
@@ -41,5 +49,5 @@ def load_samples(kind: str, root: Path, split: str) -> list[Sample]:
     except OSError as error:
         raise DatasetError(f"The {kind} set in {root} cannot be read: {error}.") from error
     if not samples:
-        raise DatasetError(f"The {split} split of {root}, read as {kind}, holds no labelled picture.")
+        raise EmptySplitError(f"The {split} split of {root}, read as {kind}, holds no labelled picture.")
     return samples

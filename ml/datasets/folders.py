@@ -3,7 +3,16 @@
 from pathlib import Path
 
 from ml.datasets.images import SUFFIXES
-from ml.datasets.samples import ALL, SPLITS, DatasetError, Sample, certain, is_visible, keys_of_split
+from ml.datasets.samples import (
+    ALL,
+    SPLITS,
+    DatasetError,
+    EmptySplitError,
+    Sample,
+    certain,
+    is_visible,
+    keys_of_split,
+)
 from ml.expressions import EXPRESSIONS, SYNONYMS, expression_index
 
 
@@ -20,7 +29,7 @@ def read_folders(root: Path, split: str) -> list[Sample]:
     if split == ALL:
         return [sample for part in parts for sample in _read_classes(root / part)]
     if split not in parts:
-        raise DatasetError(f"{root} has the split folders {', '.join(parts)}, but no folder {split!r}.")
+        raise EmptySplitError(f"{root} has the split folders {', '.join(parts)}, but no folder {split!r}.")
     return _read_classes(root / split)
 
 

@@ -31,11 +31,20 @@ def load_faces(
     no face is stretched; an alpha channel is dropped; EXIF orientation is applied. Shrinking averages over
     the area (Pillow's bicubic widens its support), enlarging is bicubic. `on_progress(done, total)` is
     called in the caller's thread. Raises DatasetError that names the first file which cannot be read.
+
+    Of a whole photo (`Sample.photo`) the face is found by MTCNN and brought to our framing
+    (`alignment.frame_photo`), which takes about 50 ms; other pictures are taken as they are framed.
     """
     faces = np.empty((len(samples), size, size, 3 if colour else 1), np.uint8)
+    frame = _framer() if any(sample.photo for sample in samples) else None
 
     def fill(position: int) -> None:
-        picture = decode(samples[position].path, colour)
+        sample = samples[position]
+        if frame and sample.photo:
+            picture = frame(decode(sample.path, colour=True), size)
+            picture = picture if colour else picture.convert("L")
+        else:
+            picture = decode(sample.path, colour)
         square = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
         faces[position] = np.asarray(square).reshape(size, size, -1)
 
@@ -46,15 +55,24 @@ def load_faces(
     return faces
 
 
+def _framer() -> Callable[[Image.Image, int], Image.Image]:
+    """Load the detector, and with it torch, which reading the names of a set does not need."""
+    from ml.alignment import frame_photo
+    from ml.faces import load_detector
+
+    detector = load_detector("mtcnn")
+    return lambda photo, size: Image.fromarray(frame_photo(np.asarray(photo), detector, size))
+
+
 def pixel_digests(paths: Sequence[Path]) -> list[bytes]:
     """The SHA-256 of each picture's luminance: equal for equal pictures, however they were compressed."""
 
-    def digest(path: Path) -> bytes:
-        picture = decode(path, colour=False)
-        return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
-
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(digest, paths))
+        return list(pool.map(lambda path: pixel_digest(decode(path, colour=False)), paths))
+
+
+def pixel_digest(picture: Image.Image) -> bytes:
+    return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
 
 
 def decode(path: Path, colour: bool) -> Image.Image:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ml.expressions import EXPRESSIONS
+from ml.expressions import EXPRESSIONS, expression_index
 
 SPLITS: Final = ("train", "valid", "test")
 ALL: Final = "all"
@@ -16,23 +16,42 @@ class DatasetError(Exception):
     """A data set that cannot be read; its text is a sentence fit for a person."""
 
 
+class EmptySplitError(DatasetError):
+    """A split that the set does not have, or that holds no labelled picture."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One labelled face that has not been decoded yet.
 
     expression: index in EXPRESSIONS. target: eight soft targets in that order, each 0..1, sum 1.
     subject: who is on the picture, as the set names people; None where it does not tell.
+    photo: the picture shows more than a face, which has yet to be found in it and cut out.
     """
 
     path: Path
     expression: int
     target: tuple[float, ...]
     subject: str | None = None
+    photo: bool = False
 
 
 def certain(expression: int) -> tuple[float, ...]:
     """The target of a set with one label an image: 1 for that expression, 0 for the others."""
     return tuple(float(index == expression) for index in range(len(EXPRESSIONS)))
+
+
+def labelled(path: Path, name: str, subject: str | None = None, *, photo: bool = False) -> Sample:
+    """A sample with one label, the expression's name."""
+    expression = expression_index(name)
+    return Sample(path, expression, certain(expression), subject, photo)
+
+
+def divide_by_person(samples: Iterable[Sample], split: str) -> list[Sample]:
+    """The samples of those people who fall into `split` (`keys_of_split`)."""
+    samples = list(samples)
+    chosen = keys_of_split((sample.subject or "" for sample in samples), split)
+    return [sample for sample in samples if (sample.subject or "") in chosen]
 
 
 def keys_of_split(keys: Iterable[str], split: str) -> set[str]:

@@ -144,7 +144,7 @@ def test_it_serves_logs_in_and_works_and_then_stops_without_a_trace(start: Calla
     wait_for(lambda: run_django(site, COUNT_ANALYSES) == "0", 60)
 
     children = site.children()
-    assert len(children) == 4, children  # broker, worker and its clock, web server
+    assert len(children) == 5, children  # broker, worker and its clock, training worker, web server
     assert site.stop() == 0
     assert site.output.rstrip().endswith("Stopped.")
     assert "Traceback" not in site.output

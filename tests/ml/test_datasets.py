@@ -1,14 +1,17 @@
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import data
 
-from ml.datasets import KINDS, DatasetError, Sample, load_faces, load_samples
+from ml.datasets import KINDS, DatasetError, EmptySplitError, Sample, load_faces, load_samples
+from ml.datasets.images import decode
 from ml.expressions import EXPRESSIONS
 
 SPLITS = ("train", "valid", "test")
@@ -52,7 +55,7 @@ def test_an_empty_folder_is_refused(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"'mnist': known are ferplus, folders, jaffe, yale, ckplus48"):
+    with pytest.raises(DatasetError, match=r"'mnist': known are ckplus, ckplus48, jaffe, yale, mmi"):
         load_samples("mnist", tmp_path, "train")
 
 
@@ -278,7 +281,19 @@ def test_jaffe_is_read_from_its_tiff_names(tmp_path: Path) -> None:
     assert shown(found)["KA.AN1.39.tiff"] == "anger"
     assert sorted(shown(found).values()) == sorted(letters.values())
     assert {sample.subject for sample in found} == {"KA"}
+    assert all(sample.photo for sample in found)
     assert found == load_samples("jaffe", tmp_path / "jaffe_db", "all")
+
+
+def test_jaffe_is_read_from_the_old_folder_where_that_lies_there(tmp_path: Path) -> None:
+    for name in ("KA_AN_39.png", "KA_NE_26.png", "KL_SU_164.png", "S005_001_00000011.png"):
+        save_picture(tmp_path / "imgs" / name)
+    labels = {"KA_AN": 1, "KA_NE": -1, "KL_SU": 7.0}
+    (tmp_path / "emotion_labels.pkl").write_bytes(pickle.dumps(labels))
+    found = load_samples("jaffe", tmp_path, "all")
+    assert shown(found) == {"KA_AN_39.png": "anger", "KA_NE_26.png": "neutral", "KL_SU_164.png": "surprise"}
+    assert [sample.subject for sample in found] == ["KA", "KA", "KL"]
+    assert not any(sample.photo for sample in found)
 
 
 def test_yale_keeps_the_four_conditions_that_are_expressions(tmp_path: Path) -> None:
@@ -292,7 +307,7 @@ def test_yale_keeps_the_four_conditions_that_are_expressions(tmp_path: Path) -> 
         "subject07.surprised": "surprise",
     }
     assert {sample.subject for sample in found} == {"subject07"}
-    assert load_faces(found, 8, colour=False).shape == (4, 8, 8, 1)
+    assert {decode(sample.path, colour=False).size for sample in found} == {(48, 48)}
 
 
 def test_nobody_stands_in_two_splits(tmp_path: Path) -> None:
@@ -331,8 +346,8 @@ def test_ckplus48_labels_may_be_numpy_numbers(tmp_path: Path, label: object) -> 
 @pytest.mark.parametrize(
     ("labels", "reason"),
     [
-        ({}, r"no class of CK\+ for S005_001_00000011\.png"),
-        ({"S005_001": 9}, r"no class of CK\+ for S005_001_00000011\.png: its label is 9"),
+        ({}, r"no class for S005_001_00000011\.png"),
+        ({"S005_001": 9}, r"no class for S005_001_00000011\.png: its label is 9"),
         ({"S005_001": 1.5}, "'S005_001' with 1.5, which is no whole number"),
         ({"S005_001": float("nan")}, "which is no whole number"),
         ({"S005_001": "happy"}, "which is no whole number"),
@@ -416,6 +431,285 @@ def test_ckplus48_without_its_label_file_says_so(tmp_path: Path) -> None:
         load_samples("ckplus48", tmp_path, "all")
 
 
+# --- CK+ as it is handed out
+
+
+def make_sequence(root: Path, sequence: str, frames: int, emotion: str | None = None) -> None:
+    """Make S005/001, say, of so many frames; `emotion` is what its emotion file holds."""
+    name = sequence.replace("/", "_")
+    for number in range(1, frames + 1):
+        save_picture(root / "cohn-kanade-images" / sequence / f"{name}_{number:08}.png")
+    (root / "cohn-kanade-images" / sequence / ".DS_Store").touch()
+    folder = root / "Emotion" / sequence
+    folder.mkdir(parents=True)
+    if emotion is not None:
+        (folder / f"{name}_{frames:08}_emotion.txt").write_text(emotion)
+
+
+def test_ckplus_labels_the_peak_and_takes_the_first_frame_as_neutral(tmp_path: Path) -> None:
+    make_sequence(tmp_path, "S005/001", 11, "   3.0000000e+00\n")
+    make_sequence(tmp_path, "S005/002", 6)  # without an emotion, as most are
+    make_sequence(tmp_path, "S010/002", 4, "   7.0000000e+00\n")
+    found = load_samples("ckplus", tmp_path, "all")
+    assert shown(found) == {
+        "S005_001_00000001.png": "neutral",
+        "S005_001_00000009.png": "disgust",
+        "S005_001_00000010.png": "disgust",
+        "S005_001_00000011.png": "disgust",
+        "S010_002_00000001.png": "neutral",
+        "S010_002_00000002.png": "surprise",
+        "S010_002_00000003.png": "surprise",
+        "S010_002_00000004.png": "surprise",
+    }
+    assert [sample.subject for sample in found] == ["S005"] * 4 + ["S010"] * 4
+    assert all(sample.photo for sample in found)
+
+
+def test_ckplus_knows_all_seven_emotions(tmp_path: Path) -> None:
+    words = ["anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise"]
+    for number in range(1, 8):
+        make_sequence(tmp_path, f"S005/00{number}", 4, f"   {number}.0000000e+00\n")
+    labels = shown(load_samples("ckplus", tmp_path, "all"))
+    assert [labels[f"S005_00{number}_00000004.png"] for number in range(1, 8)] == words
+
+
+@pytest.mark.parametrize("emotion", ["", "happy", "   8.0000000e+00\n", "   1.5000000e+00\n", "1.0e+01"])
+def test_ckplus_refuses_an_emotion_file_without_a_class(tmp_path: Path, emotion: str) -> None:
+    make_sequence(tmp_path, "S005/001", 11, emotion)
+    with pytest.raises(DatasetError, match=r"S005_001_00000011_emotion\.txt holds no number of an emotion"):
+        load_samples("ckplus", tmp_path, "all")
+
+
+def test_ckplus_names_a_labelled_sequence_without_frames(tmp_path: Path) -> None:
+    make_sequence(tmp_path, "S005/001", 3, "   3.0000000e+00\n")
+    with pytest.raises(DatasetError, match=r"S005.001 is labelled disgust but holds 3 frames"):
+        load_samples("ckplus", tmp_path, "all")
+
+
+def test_ckplus_names_the_folder_that_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "cohn-kanade-images").mkdir()
+    with pytest.raises(DatasetError, match=r"Emotion, which is missing"):
+        load_samples("ckplus", tmp_path, "all")
+
+
+# --- MMI
+
+
+def make_session(root: Path, number: int, film: str, metadata: str, frames: int, view: int = 0) -> Path:
+    folder = root / "Sessions" / str(number)
+    folder.mkdir(parents=True)
+    (folder / "session.xml").write_text(f'<session sessionId="{number}" view="{view}"/>')
+    (folder / f"{film}.xml").write_text(metadata)
+    (folder / f"{film}.avi").write_bytes(b"a film")
+    for frame in range(1, frames + 1):
+        save_picture(folder / film / f"{frame:05}.png")
+    return folder
+
+
+def emotion_metadata(value: str) -> str:
+    return f'<annotation><Metatag Name="Emotion" Value="{value}"/></annotation>'
+
+
+def test_mmi_labels_the_middle_of_a_film_and_takes_its_first_frame_as_neutral(tmp_path: Path) -> None:
+    make_session(tmp_path, 3, "S001-108", emotion_metadata("4"), frames=9)
+    (found_neutral, *found_apex) = load_samples("mmi", tmp_path, "all")
+    assert shown([found_neutral]) == {"00001.png": "neutral"}
+    assert shown(found_apex) == dict.fromkeys(("00004.png", "00005.png", "00006.png"), "happiness")
+    assert {sample.subject for sample in (found_neutral, *found_apex)} == {"MMI S001"}
+    assert found_neutral.photo
+
+
+def test_mmi_knows_six_emotions_and_passes_the_others_over(tmp_path: Path) -> None:
+    for number in range(1, 10):
+        make_session(tmp_path, number, f"S00{number}-100", emotion_metadata(str(number)), frames=4)
+    (make_session(tmp_path, 10, "S010-001", "<ActionUnit/>", frames=4) / "S010-001-oao_aucs.xml").touch()
+    make_session(tmp_path, 11, "S021-100", emotion_metadata("4"), frames=4, view=1)
+    by_person = {
+        sample.subject: EXPRESSIONS[sample.expression]
+        for sample in load_samples("mmi", tmp_path, "all")
+        if EXPRESSIONS[sample.expression] != "neutral"
+    }
+    words = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
+    assert by_person == {f"MMI S00{number}": word for number, word in enumerate(words, start=1)}
+
+
+def test_mmi_frames_may_lie_beside_the_film(tmp_path: Path) -> None:
+    folder = make_session(tmp_path, 3, "S001-108", emotion_metadata("4"), frames=0)
+    for frame in range(1, 6):
+        save_picture(folder / f"S001-108_{frame:05}.jpg")
+    assert names(load_samples("mmi", tmp_path, "all")) == [f"S001-108_0000{n}.jpg" for n in (1, 2, 3, 4)]
+
+
+def test_mmi_says_how_to_take_a_film_apart(tmp_path: Path) -> None:
+    make_session(tmp_path, 3, "S001-108", emotion_metadata("4"), frames=0)
+    with pytest.raises(DatasetError, match=r"S001-108\.avi must be taken apart .*ffmpeg -i S001-108\.avi"):
+        load_samples("mmi", tmp_path, "all")
+
+
+def test_mmi_names_a_session_with_too_few_frames(tmp_path: Path) -> None:
+    make_session(tmp_path, 3, "S001-108", emotion_metadata("4"), frames=3)
+    with pytest.raises(DatasetError, match=r"Sessions.3 holds 3 frames: 4 are needed"):
+        load_samples("mmi", tmp_path, "all")
+
+
+def test_mmi_is_read_from_the_old_folder_with_its_own_numbers(tmp_path: Path) -> None:
+    words = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
+    for number in range(6):
+        save_picture(tmp_path / "imgs" / f"S001_10{number}_040.png")
+    labels = {f"S001_10{number}": number for number in range(6)}
+    (tmp_path / "emotion_labels.pkl").write_bytes(pickle.dumps(labels))
+    assert tuple(shown(load_samples("mmi", tmp_path, "all")).values()) == words
+
+
+# --- AffectNet
+
+
+AFFECTNET_WORDS = ["neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"]
+AFFECTNET_COLUMNS = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression"
+
+
+def make_affectnet_table(root: Path, name: str, rows: list[tuple[str, object]], head: bool = True) -> None:
+    lines = [f"{AFFECTNET_COLUMNS},valence,arousal"] if head else []
+    lines += [f"{picture},1,1,9,9,3.5;4.5,{number},-0.1,0.2" for picture, number in rows]
+    table = root / name
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("inner", ["", "Manually_Annotated_file_lists/"])
+def test_affectnet_is_read_by_its_tables(tmp_path: Path, head: bool, inner: str) -> None:
+    images = tmp_path / "Manually_Annotated_Images"
+    for number in range(8):
+        save_picture(images / "103" / f"{number}.jpg")
+    save_picture(images / "7" / "valid.jpg")
+    rows: list[tuple[str, object]] = [(f"103/{number}.jpg", number) for number in range(8)]
+    left_out: list[tuple[str, object]] = [("103/none.jpg", 8), ("103/unsure.jpg", 9), ("103/no_face.jpg", 10)]
+    make_affectnet_table(tmp_path, f"{inner}training.csv", rows + left_out, head)
+    make_affectnet_table(tmp_path, f"{inner}validation.csv", [("7/valid.jpg", 1)], head)
+    assert list(shown(load_samples("affectnet", tmp_path, "train")).values()) == AFFECTNET_WORDS
+    assert shown(load_samples("affectnet", tmp_path, "valid")) == {"valid.jpg": "happiness"}
+    assert len(load_samples("affectnet", tmp_path, "all")) == 9
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (("1/gone.jpg", 1), r"names 2 faces, but 1 pictures are missing, first .*gone\.jpg"),
+        (("1/here.jpg", "happy"), r"Line 3 of .*training\.csv gives no number of an expression but 'happy'"),
+        (("1/here.jpg", ""), "Line 3 of .*gives no number"),
+        (("../here.jpg", 1), "Line 3 of .*names no picture under"),
+        (("/here.jpg", 1), "Line 3 of .*names no picture under"),
+        (("", 1), "Line 3 of .*names no picture under"),
+    ],
+)
+def test_affectnet_names_the_row_it_cannot_use(tmp_path: Path, row: tuple[str, object], reason: str) -> None:
+    save_picture(tmp_path / "Manually_Annotated_Images" / "1" / "here.jpg")
+    save_picture(tmp_path / "here.jpg")
+    make_affectnet_table(tmp_path, "training.csv", [("1/here.jpg", 1), row])
+    with pytest.raises(DatasetError, match=reason):
+        load_samples("affectnet", tmp_path, "train")
+
+
+def make_affectnet_arrays(folder: Path, numbers: list[object]) -> None:
+    (folder / "annotations").mkdir(parents=True)
+    for index, number in enumerate(numbers):
+        save_picture(folder / "images" / f"{index}.jpg")
+        np.save(folder / "annotations" / f"{index}_exp.npy", np.array(number))
+        np.save(folder / "annotations" / f"{index}_val.npy", np.array("0.5"))
+
+
+def test_affectnet_is_read_by_its_arrays(tmp_path: Path) -> None:
+    make_affectnet_arrays(tmp_path / "train_set", ["0", "1", "2", "3", "4", "5", "6", "7", "8", 4, 2.0])
+    make_affectnet_arrays(tmp_path / "val_set", ["1"])
+    labels = shown(load_samples("affectnet", tmp_path, "train"))
+    assert [labels[f"{number}.jpg"] for number in range(8)] == AFFECTNET_WORDS
+    assert "8.jpg" not in labels
+    assert (labels["9.jpg"], labels["10.jpg"]) == ("fear", "sadness")
+    assert shown(load_samples("affectnet", tmp_path, "valid")) == {"0.jpg": "happiness"}
+
+
+def test_affectnet_has_no_test_split(tmp_path: Path) -> None:
+    make_affectnet_arrays(tmp_path / "train_set", ["0"])
+    with pytest.raises(EmptySplitError, match="was never published"):
+        load_samples("affectnet", tmp_path, "test")
+
+
+def test_affectnet_refuses_a_label_that_would_run_code(tmp_path: Path) -> None:
+    make_affectnet_arrays(tmp_path / "train_set", ["0"])
+    sprung = tmp_path / "sprung"
+    label = tmp_path / "train_set" / "annotations" / "0_exp.npy"
+    np.save(label, np.array([Trap(os.mkdir, str(sprung))], object), allow_pickle=True)
+    with pytest.raises(DatasetError, match=r"0_exp\.npy cannot be read"):
+        load_samples("affectnet", tmp_path, "train")
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no array", b"\x93NUMPY\x01\x00"])
+def test_affectnet_names_a_label_that_is_missing_or_broken(tmp_path: Path, content: bytes | None) -> None:
+    make_affectnet_arrays(tmp_path / "train_set", ["0"])
+    label = tmp_path / "train_set" / "annotations" / "0_exp.npy"
+    label.unlink()
+    if content is not None:
+        label.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"0_exp\.npy cannot be read"):
+        load_samples("affectnet", tmp_path, "train")
+
+
+@pytest.mark.parametrize("number", [["1", "2"], "happy", float("nan"), -1])
+def test_affectnet_names_a_label_that_is_no_number(tmp_path: Path, number: object) -> None:
+    make_affectnet_arrays(tmp_path / "train_set", [number])
+    with pytest.raises(DatasetError, match=r"0_exp\.npy (cannot be read|gives no number)"):
+        load_samples("affectnet", tmp_path, "train")
+
+
+def test_affectnet_without_either_form_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"training\.csv beside Manually_Annotated_Images"):
+        load_samples("affectnet", tmp_path, "train")
+
+
+# --- RAF-DB
+
+
+def make_rafdb(base: Path, lines: list[str]) -> None:
+    (base / "EmoLabel").mkdir(parents=True)
+    (base / "EmoLabel" / "list_patition_label.txt").write_text("\n".join(lines) + "\n")
+    for line in lines:
+        save_picture(base / "Image" / "aligned" / f"{line.split('.')[0]}_aligned.jpg")
+
+
+@pytest.mark.parametrize("inner", ["", "basic"])
+def test_rafdb_is_read_by_its_list(tmp_path: Path, inner: str) -> None:
+    words = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
+    make_rafdb(tmp_path / inner, [f"test_000{number}.jpg {number}" for number in range(1, 8)])
+    found = load_samples("rafdb", tmp_path, "test")
+    assert shown(found) == {f"test_000{n}_aligned.jpg": word for n, word in enumerate(words, start=1)}
+
+
+def test_rafdb_keeps_a_tenth_of_train_for_validation(tmp_path: Path) -> None:
+    make_rafdb(tmp_path, [f"train_{number:05}.jpg 5" for number in range(30)] + ["test_0001.jpg 4"])
+    parts = {split: names(load_samples("rafdb", tmp_path, split)) for split in SPLITS}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 27, "valid": 3, "test": 1}
+    assert len({name for part in parts.values() for name in part}) == 31
+    assert len(load_samples("rafdb", tmp_path, "all")) == 31
+
+
+@pytest.mark.parametrize("line", ["train_00001.jpg", "train_00001.jpg 8", "../x.jpg 1", "train_00001.png 1"])
+def test_rafdb_names_the_line_that_is_malformed(tmp_path: Path, line: str) -> None:
+    make_rafdb(tmp_path, ["train_00000.jpg 5", line])
+    with pytest.raises(DatasetError, match=r"Line 2 of .*list_patition_label\.txt is no picture and class"):
+        load_samples("rafdb", tmp_path, "train")
+
+
+def test_rafdb_counts_missing_pictures_and_names_the_first(tmp_path: Path) -> None:
+    make_rafdb(tmp_path, ["train_00000.jpg 5", "train_00001.jpg 5"])
+    (tmp_path / "Image" / "aligned" / "train_00001_aligned.jpg").unlink()
+    with pytest.raises(
+        DatasetError, match=r"names 2 pictures, but 1 are missing, first .*train_00001_aligned"
+    ):
+        load_samples("rafdb", tmp_path, "train")
+
+
 # --- decoding
 
 
@@ -429,6 +723,17 @@ def test_faces_come_as_one_array_in_the_order_of_the_samples(tmp_path: Path) -> 
     assert faces.dtype == np.uint8
     assert faces.shape == (50, 32, 32, 1)
     assert faces.mean(axis=(1, 2, 3)).tolist() == list(range(50))
+
+
+def test_the_face_is_cut_out_of_a_whole_photo(tmp_path: Path) -> None:
+    photo = Image.fromarray(data.astronaut())  # type: ignore[no-untyped-call]
+    photo.save(tmp_path / "photo.png")
+    photo.crop((60, 0, 400, 300)).save(tmp_path / "nearer.png")
+    samples = [replace(one_face(tmp_path / name)[0], photo=True) for name in ("photo.png", "nearer.png")]
+    far, near = load_faces(samples, 32, colour=True).astype(int)
+    assert np.abs(far - near).mean() < 10  # the same face, wherever it was in the picture
+    assert np.abs(far - decode_one(tmp_path / "photo.png", 32)).mean() > 30
+    assert load_faces(samples, 32, colour=False).shape == (2, 32, 32, 1)
 
 
 def test_progress_is_reported_for_every_face(tmp_path: Path) -> None:

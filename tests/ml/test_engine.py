@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ml.engine import (
     Interrupted,
     ResumeError,
     Training,
+    draw_masks,
     learning_rate_factor,
     run_fold,
 )
@@ -113,6 +115,35 @@ def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Pat
     resumed = run_fold(start(tmp_path / "b", config))
     for name, tensor in undisturbed.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("stage", ["mask", "joint"])
+def test_one_stage_can_be_run_alone(tmp_path: Path, stage: Literal["mask", "joint"]) -> None:
+    reports: list[EpochReport] = []
+    training = start(tmp_path, small_config(), Callbacks(on_epoch=reports.append))
+    training.stages = stage
+    run_fold(training)
+    epochs = {"mask": 2, "joint": 3}[stage]
+    assert [(report.stage, report.epoch) for report in reports] == [(stage, n + 1) for n in range(epochs)]
+
+
+def test_watched_faces_show_what_the_generator_learns_and_disturb_nothing(tmp_path: Path) -> None:
+    config = small_config()
+    reports: list[EpochReport] = []
+    training = start(tmp_path / "watched", config, Callbacks(on_epoch=reports.append))
+    assert training.valid is not None
+    training.watched = training.valid.faces[:5]
+    watched = run_fold(training)
+    alone = run_fold(start(tmp_path / "alone", config))
+
+    for name, tensor in alone.state_dict().items():
+        assert torch.equal(tensor, watched.state_dict()[name]), name
+    masks = [report.masks for report in reports if report.masks is not None]
+    assert [tuple(mask.shape) for mask in masks] == [(5, SIDE, SIDE)] * 5
+    assert all(mask.dtype == torch.float32 and mask.min() >= 0 and mask.max() <= 1 for mask in masks)
+    # The last ones are those of the model that comes out of it.
+    assert torch.equal(masks[-1], draw_masks(watched, training.watched, training.device))
+    assert not torch.equal(masks[0], masks[-1])
 
 
 def test_another_seed_ends_elsewhere(tmp_path: Path) -> None:

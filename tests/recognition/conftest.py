@@ -12,6 +12,7 @@ from django.urls import reverse
 from PIL import Image, ImageFilter
 from pytest_django import Settings
 
+from recognition import services
 from recognition.models import Analysis
 from recognition.samples import SAMPLES
 
@@ -21,6 +22,12 @@ def media(settings: Settings, tmp_path: Path) -> Path:
     """A folder of its own for the pictures of every test."""
     settings.MEDIA_ROOT = tmp_path / "media"
     return tmp_path / "media"
+
+
+@pytest.fixture
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has not loaded a model yet."""
+    monkeypatch.setattr(services, "_served", services.ServedPredictor())
 
 
 def as_jpeg(image: Image.Image) -> bytes:

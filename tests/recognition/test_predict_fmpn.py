@@ -12,6 +12,8 @@ from pytest_django import Settings
 
 from ml.expressions import EXPRESSIONS
 
+pytestmark = pytest.mark.django_db  # it asks which checkpoint is in service
+
 
 def predict(*arguments: object) -> str:
     """Run the command and return what it printed on stdout."""

@@ -335,7 +335,13 @@ def test_a_missing_address_gets_a_friendly_page(client: Client) -> None:
 
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
 def test_without_a_model_it_says_so_and_keeps_nothing(
-    client: Client, portrait: bytes, settings: Settings, tmp_path: Path, media: Path, accept: str
+    client: Client,
+    portrait: bytes,
+    settings: Settings,
+    tmp_path: Path,
+    media: Path,
+    fresh_process: None,
+    accept: str,
 ) -> None:
     whole = settings.FER_CHECKPOINT.read_bytes()
     flipped = bytearray(whole)

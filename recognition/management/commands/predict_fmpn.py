@@ -33,7 +33,7 @@ class Command(BaseCommand):
             "--annotate", type=Path, metavar="FOLDER", help="write copies with faces outlined"
         )
         parser.add_argument(
-            "--checkpoint", type=Path, metavar="PATH", help="another model than the settings'"
+            "--checkpoint", type=Path, metavar="PATH", help="another model than the one in service"
         )
 
     def handle(self, *_: Any, **options: Any) -> None:

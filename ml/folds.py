@@ -1,0 +1,232 @@
+"""Folds: what a model is trained on and what it is measured on, with nobody on both sides."""
+
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from ml.datasets import DatasetError, EmptySplitError, Sample, load_samples
+from ml.datasets.images import pixel_digests
+
+# The old project's lists: trainCK_ids_0.csv, testJA_ids_9.csv, MMI's train_ids_3.csv; nothing with " copy".
+LIST_NAME: Final = re.compile(r"(?P<side>train|test)(?P<set>CK|JA|)_ids_(?P<number>[0-9]{1,3})\.csv")
+MAX_BYTES: Final = 16 * 1024 * 1024  # the old lists have at most 25 KB
+SHOWN: Final = 3  # how many names a sentence gives before it says "…"
+
+Sides = tuple[NDArray[np.int64], NDArray[np.int64]]  # positions of the train and of the test part
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The faces to train on and those held out to measure on; `test` may be empty."""
+
+    number: int
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What stands on both sides of a fold; its text is a sentence fit for a person.
+
+    images: names of the held-out pictures whose file or whose very pixels are trained on as well.
+    subjects: people on both sides. Both are sorted.
+    """
+
+    fold: int
+    images: tuple[str, ...]
+    subjects: tuple[str, ...]
+
+    def __str__(self) -> str:
+        found = []
+        if self.images:
+            found.append(f"{_count(len(self.images), 'picture')} ({_shown(self.images)})")
+        if self.subjects:
+            people = "person" if len(self.subjects) == 1 else "people"
+            found.append(f"{len(self.subjects)} {people} ({_shown(self.subjects)})")
+        return f"Fold {self.fold} is trained on what it is tested on: {' and '.join(found)} on both sides."
+
+
+class NoFoldListsError(DatasetError):
+    """The set's folder has no fold lists of its own."""
+
+
+class LeakError(DatasetError):
+    """Folds that must not be used; the text names each of them, `leaks` tells what is on both sides."""
+
+    def __init__(self, leaks: Sequence[Leak]) -> None:
+        self.leaks = list(leaks)
+        sentences = " ".join(str(leak) for leak in leaks)
+        super().__init__(f"{sentences} Leave such folds out, or have new ones made.")
+
+
+def make_folds(samples: Sequence[Sample], count: int, seed: int) -> list[Fold]:
+    """Divide samples into `count` folds, each class spread evenly, each sample held out once.
+
+    The same samples and seed give the same folds. Nobody stands on both sides of a fold, and neither does a
+    picture of which there are several copies. Raises DatasetError for fewer than two folds, fewer people (or,
+    where nobody is named, different pictures) than folds, and a picture that cannot be read.
+    """
+    if count < 2:
+        raise DatasetError(f"A set is divided into at least two folds, not {count}.")
+    groups = _groups(samples)
+    distinct = len(set(groups.tolist()))
+    named = any(sample.subject for sample in samples)
+    if distinct < count:
+        what = "people" if named else "different pictures"
+        raise DatasetError(f"{distinct} {what} are too few for {count} folds: ask for {distinct} at most.")
+    sides = _split_by_group(samples, groups, count, seed) if named else _split(samples, groups, count, seed)
+    folds = []
+    for number, held_out in enumerate(sides):
+        train, test = (
+            tuple(sample for sample, out in zip(samples, held_out, strict=True) if out == side)
+            for side in (False, True)
+        )
+        folds.append(Fold(number, train, test))
+    if not all(fold.test for fold in folds):
+        raise DatasetError(
+            f"The people have too unlike numbers of pictures for {count} folds: ask for fewer."
+        )
+    return folds
+
+
+def read_fold_lists(kind: str, root: Path) -> list[Fold]:
+    """Read the old project's lists in `root`, a pair for each fold: trainCK_ids_0.csv and testCK_ids_0.csv.
+
+    A list names one picture a line. Raises NoFoldListsError where there are no lists; DatasetError where one
+    of a pair is missing, a list cannot be read, or it names a picture that the set does not have.
+    """
+    lists: defaultdict[int, dict[str, Path]] = defaultdict(dict)
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        if match := LIST_NAME.fullmatch(path.name):
+            other = lists[int(match["number"])].setdefault(match["side"], path)
+            if other != path:
+                raise DatasetError(f"{root} has two lists for one side of a fold: {other.name}, {path.name}.")
+    if not lists:
+        raise NoFoldListsError(f"{root} has no fold lists such as trainCK_ids_0.csv and testCK_ids_0.csv.")
+    by_name = {sample.path.name: sample for sample in load_samples(kind, root, "all")}
+    folds = []
+    for number, pair in sorted(lists.items()):
+        if len(pair) < 2:
+            (path,) = pair.values()
+            raise DatasetError(
+                f"Fold {number} of {root} has the list {path.name} alone: its other half is missing."
+            )
+        folds.append(Fold(number, _read_list(pair["train"], by_name), _read_list(pair["test"], by_name)))
+    return folds
+
+
+def split_fold(kind: str, root: Path) -> Fold:
+    """Make one fold, number 0, of the set's own train and validation splits.
+
+    Nothing is held out where the set has no validation split. Raises DatasetError as `load_samples` does.
+    """
+    try:
+        held_out = load_samples(kind, root, "valid")
+    except EmptySplitError:
+        held_out = []
+    return Fold(0, tuple(load_samples(kind, root, "train")), tuple(held_out))
+
+
+def find_leaks(folds: Sequence[Fold]) -> list[Leak]:
+    """Return what stands on both sides, a Leak for each fold that has any.
+
+    Looked for are the same file, the same decoded pixels (SHA-256) and the same person. Raises DatasetError
+    for a picture that cannot be read.
+    """
+    paths = sorted({sample.path for fold in folds for sample in (*fold.train, *fold.test)})
+    digests = dict(zip(paths, pixel_digests(paths), strict=True))
+    leaks = []
+    for fold in folds:
+        trained = {digests[sample.path] for sample in fold.train}
+        images = {sample.path.name for sample in fold.test if digests[sample.path] in trained}
+        subjects = _subjects(fold.train) & _subjects(fold.test)
+        if images or subjects:
+            leaks.append(Leak(fold.number, tuple(sorted(images)), tuple(sorted(subjects))))
+    return leaks
+
+
+def refuse_leaks(folds: Sequence[Fold]) -> None:
+    """Raise LeakError, which names every leaking fold, where anything stands on both sides of one."""
+    if leaks := find_leaks(folds):
+        raise LeakError(leaks)
+
+
+def _subjects(samples: Sequence[Sample]) -> set[str]:
+    return {sample.subject for sample in samples if sample.subject}
+
+
+def _groups(samples: Sequence[Sample]) -> NDArray[np.int64]:
+    """Number the groups that must stay together, (N,): a person's pictures, and copies of one picture."""
+    group_of: dict[object, int] = {}
+    groups = np.arange(len(samples))
+    digests = pixel_digests([sample.path for sample in samples])
+    for index, (sample, digest) in enumerate(zip(samples, digests, strict=True)):
+        for key in (digest, sample.subject) if sample.subject else (digest,):
+            other = group_of.setdefault(key, index)
+            if groups[index] != groups[other]:
+                groups[groups == groups[index]] = groups[other]
+    return groups
+
+
+def _split_by_group(
+    samples: Sequence[Sample], groups: NDArray[np.int64], count: int, seed: int
+) -> list[NDArray[np.bool_]]:
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
+    labels = [sample.expression for sample in samples]
+    parts = [test for _, test in _quietly(splitter.split, groups, labels, groups)]
+    return [np.isin(np.arange(len(samples)), test) for test in parts]
+
+
+def _split(
+    samples: Sequence[Sample], groups: NDArray[np.int64], count: int, seed: int
+) -> list[NDArray[np.bool_]]:
+    """Divide where only copies stay together: their first one decides, which is quick for many pictures."""
+    first = np.unique(groups, return_index=True)[1]
+    splitter = StratifiedKFold(count, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
+    labels = [samples[index].expression for index in first]
+    parts = [groups[first[test]] for _, test in _quietly(splitter.split, first, labels)]
+    return [np.isin(groups, held_out) for held_out in parts]
+
+
+def _quietly(split: Callable[..., Iterable[Sides]], *arguments: object) -> list[Sides]:
+    """Split without scikit-learn's warning that a class has fewer faces than there are folds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return list(split(*arguments))
+
+
+def _read_list(path: Path, by_name: dict[str, Sample]) -> tuple[Sample, ...]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise DatasetError(f"The list {path} is longer than {MAX_BYTES} bytes.")
+        names = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"The list {path} cannot be read: {error}.") from error
+    names = [name for name in names if name]
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise DatasetError(
+            f"The list {path} names {_count(len(unknown), 'picture')} that the set does not have, "
+            f"first {unknown[0][:80]!r}."
+        )
+    if not names:
+        raise DatasetError(f"The list {path} is empty.")
+    return tuple(by_name[name] for name in names)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join((*names[:SHOWN], "…") if len(names) > SHOWN else names)

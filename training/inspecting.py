@@ -1,0 +1,72 @@
+"""The inspection of a data set by a worker, and where it stands: a small file beside the contact sheet."""
+
+import json
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from celery import current_app
+from django.db import transaction
+
+from training import services
+from training.models import Dataset
+
+TELL_EVERY: Final = 0.5  # seconds
+
+
+def ask_for_inspection(dataset: Dataset) -> None:
+    """Hand a data set to a worker; what was found before is forgotten.
+
+    Raises LaunchError, and changes nothing, where the broker does not answer.
+    """
+    with services.broker():
+        pass
+    Dataset.objects.filter(pk=dataset.pk).update(inspected=None, inspection=None, problem="")
+    _tell(dataset, "Waiting for a worker", 0, 0)
+    transaction.on_commit(partial(_send, dataset.pk))
+
+
+def _send(dataset_id: int) -> None:
+    with services.broker() as connection:
+        current_app.send_task(
+            "training.tasks.inspect_dataset", [dataset_id], connection=connection, retry=False
+        )
+
+
+def inspect(dataset: Dataset) -> None:
+    """Look through a data set, telling `progress_of` now and then how far it is."""
+    told = 0.0
+
+    def on_progress(doing: str, done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > TELL_EVERY:
+            _tell(dataset, doing, done, total)
+            told = time.monotonic()
+
+    _tell(dataset, "Beginning", 0, 0)
+    try:
+        services.inspect_dataset(dataset, on_progress)
+    finally:
+        _file(dataset).unlink(missing_ok=True)
+
+
+def progress_of(dataset: Dataset) -> dict[str, Any] | None:
+    """{"doing": words, "done", "total"} of an inspection that waits or runs; None where there is none."""
+    try:
+        progress: dict[str, Any] = json.loads(_file(dataset).read_text())
+    except (OSError, ValueError):
+        return None
+    return progress
+
+
+def _tell(dataset: Dataset, doing: str, done: int, total: int) -> None:
+    file = _file(dataset)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial_file = file.with_suffix(".part")
+    partial_file.write_text(json.dumps({"doing": doing, "done": done, "total": total}))
+    partial_file.replace(file)
+
+
+def _file(dataset: Dataset) -> Path:
+    return dataset.contact_sheet.with_name("progress.json")
