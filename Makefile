@@ -7,7 +7,7 @@ endif
 BIN := .venv/bin
 LOCK := --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --strip-extras --allow-unsafe
 
-.PHONY: help run install test lint lock
+.PHONY: help run install test bench lint lock
 
 help:  ## Show this list
 	@sed -nE 's/^([a-z]+):.*## /\1	/p' Makefile | expand -t 10
@@ -21,6 +21,9 @@ install:  ## Install the locked requirements into .venv
 
 test: lint  ## Check style and types, then run every test
 	@$(BIN)/pytest -q
+
+bench: install  ## Measure speed beside references (BENCH_JSON=FILE writes the figures)
+	@$(BIN)/python -m fer_site.bench
 
 lint:  ## Check style, types and the direction of dependencies
 	@$(PYTHON) install.py --dev

@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -539,7 +540,7 @@ def measure_training() -> dict[str, Any]:
         state = Path(folder) / "state.safetensors"
         model = FMPN(config.model)
         run_fold(Training(model, config, data, None, masks, 0, state, device, Callbacks(on_batch), "joint"))
-    ours = [after - before for before, after in zip(ends[2:], ends[3:], strict=False)]
+    ours = [after - before for before, after in pairwise(ends[2:])]
 
     # The same step without data, augmentation, schedule, average or record keeping.
     model = FMPN(config.model).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -238,25 +238,19 @@ def _crop(photo: NDArray[np.float32], boxes: NDArray[np.float64], size: int) -> 
     x = (left + (right - left) * steps) / width
     y = (top + (bottom - top) * steps) / height
     shape = (len(boxes), size, size)
-    maps = [
-        np.broadcast_to(x[:, None, :] * (width - 1), shape).astype(np.float32),
-        np.broadcast_to(y[:, :, None] * (height - 1), shape).astype(np.float32),
-    ]
-    crops = np.concatenate(
-        [
-            # OpenCV takes pictures of at most 32,767 rows.
-            cv2.remap(
-                photo,
-                *(part[first : first + CANDIDATES_AT_ONCE].reshape(-1, size) for part in maps),
-                interpolation=cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-            for first in range(0, len(boxes), CANDIDATES_AT_ONCE)
-        ]
-    ).reshape(*shape, 3)
+    map_x = np.broadcast_to(x[:, None, :] * (width - 1), shape).astype(np.float32).reshape(-1, size)
+    map_y = np.broadcast_to(y[:, :, None] * (height - 1), shape).astype(np.float32).reshape(-1, size)
+    crops = np.empty((*map_x.shape, 3), np.float32)
+    step = CANDIDATES_AT_ONCE * size  # OpenCV takes pictures of at most 32,767 rows
+    for first in range(0, len(crops), step):
+        part = slice(first, first + step)
+        crops[part] = cv2.remap(
+            photo, map_x[part], map_y[part], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+    crops = crops.reshape(*shape, 3)
     outside = ((x < 0) | (x > 1))[:, None, :] | ((y < 0) | (y > 1))[:, :, None]
     crops[outside] = 127.5
-    return np.asarray(crops, np.float32)
+    return crops
 
 
 def _suppress(
@@ -286,7 +280,7 @@ def _usual_suppression(boxes: NDArray[np.float64], threshold: float) -> NDArray[
     """Positions of the boxes, sorted best first, that overlap no better one that is itself kept."""
     sizes = np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1)
     rank = np.arange(len(boxes), 0, -1, dtype=np.float32)
-    kept = cv2.dnn.NMSBoxes(sizes, rank, 0.0, threshold) if len(boxes) else ()  # type: ignore[call-overload]
+    kept = cv2.dnn.NMSBoxes(sizes, rank, 0.0, threshold) if len(boxes) else ()  # type: ignore[arg-type]
     return np.sort(np.asarray(kept, np.int64).reshape(-1))
 
 

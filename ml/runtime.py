@@ -53,13 +53,17 @@ def set_exports_folder(folder: Path) -> None:
     _exports = folder
 
 
+def exports_folder() -> Path:
+    return _exports
+
+
 def choose_device(name: str) -> str:
     """ "cpu" or "cuda": "auto" is the GPU where there is one.
 
     Raises DeviceError for "cuda" without a GPU, or another name.
     """
     if name not in DEVICES:
-        raise DeviceError(f"There is no device {name!r}: known are {', '.join(DEVICES)}.")
+        raise DeviceError(f"There is no device {name!r}: known are auto, cpu and cuda.")
     if name == "cpu" or (name == "auto" and not _has_gpu()):
         return "cpu"
     if not _has_gpu():

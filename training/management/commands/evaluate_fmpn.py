@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console

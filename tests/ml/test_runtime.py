@@ -1,0 +1,93 @@
+"""Networks as they are run beside eager torch, and what is kept of them."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ml import runtime
+from ml.checkpoint import BUNDLED, load_checkpoint
+from ml.fmpn import Served
+from ml.predictor import open_model
+from ml.runtime import DeviceError, choose_device, open_network
+
+
+@pytest.fixture
+def exports(tmp_path: Path) -> Iterator[Path]:
+    before = runtime.exports_folder()
+    runtime.set_exports_folder(tmp_path / "exports")
+    yield tmp_path / "exports"
+    runtime.set_exports_folder(before)
+
+
+class Doubled(nn.Module):
+    """(N, 2) -> twice it, and its sum."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return 2 * x, x.sum(dim=1)
+
+
+def open_doubled() -> runtime.Network:
+    return open_network("doubled-1", __name__, Doubled, np.zeros((1, 2), np.float32), "?,2", "cpu")
+
+
+def no_torch() -> nn.Module:
+    raise AssertionError("the export was there")
+
+
+def test_the_bundled_model_answers_as_in_eager_torch() -> None:
+    checkpoint = load_checkpoint(BUNDLED)
+    side = checkpoint.model_config.image_size
+    faces = np.random.default_rng(0).integers(0, 256, (5, 1, side, side), dtype=np.uint8)
+    eager = Served(checkpoint.build()).eval()
+    with torch.inference_mode():
+        probabilities, masks = (tensor.numpy() for tensor in eager(torch.from_numpy(faces)))
+    network = open_model(checkpoint, "cpu")
+    ((ours, our_masks),) = network([faces])
+    np.testing.assert_allclose(ours, probabilities, atol=1e-3)
+    np.testing.assert_allclose(our_masks, masks, atol=1e-3)
+    alone = np.concatenate([answer for answer, _ in network([face[None] for face in faces])])
+    np.testing.assert_allclose(alone, probabilities, atol=1e-3)
+
+
+def test_an_export_is_made_once(exports: Path) -> None:
+    network = open_doubled()
+    ((twice, total),) = network([np.array([[1, 2], [3, 4]], np.float32)])
+    np.testing.assert_array_equal(twice, [[2, 4], [6, 8]])
+    np.testing.assert_array_equal(total, [3, 7])
+    open_network("doubled-1", __name__, no_torch, np.zeros((1, 2), np.float32), "?,2", "cpu")
+    assert len(list(exports.iterdir())) == 1, "nothing half made is left"
+
+
+def test_a_damaged_export_is_made_again(exports: Path) -> None:
+    open_doubled()
+    (folder,) = exports.iterdir()
+    (folder / "model.xml").write_text("<net/>")
+    ((twice, _),) = open_doubled()([np.ones((1, 2), np.float32)])
+    np.testing.assert_array_equal(twice, [[2, 2]])
+
+
+@pytest.mark.usefixtures("exports")
+def test_threads_share_a_network_and_none_gets_the_answer_of_another() -> None:
+    network = open_doubled()
+
+    def ask(number: int) -> bool:
+        inputs = [np.full((size, 2), number, np.float32) for size in (1, 3, 2)]
+        return all((twice == 2 * number).all() for twice, _ in network(inputs))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(200)))
+
+
+def test_devices_that_are_not_to_be_had_are_named() -> None:
+    assert choose_device("cpu") == "cpu"
+    with pytest.raises(DeviceError, match="known are auto, cpu and cuda"):
+        choose_device("tpu")
+    if not torch.cuda.is_available():
+        assert choose_device("auto") == "cpu"
+        with pytest.raises(DeviceError, match="no CUDA GPU"):
+            choose_device("cuda")
