@@ -92,7 +92,7 @@ def report(request: HttpRequest, run_id: int) -> HttpResponse:
     return _page(
         request,
         "report",
-        title=f"Result of {result.title}",
+        title=f"Report of {result.title}",
         run=run,
         report=result,
         folds=fold_table([(words, result, measure) for measure, words in MEASURES.items()]),
