@@ -128,6 +128,7 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscr
     ) -> HttpResponse:
         active = Checkpoint.objects.filter(active=True).first()
         context = {
+            "title": "Checkpoints",
             "active": active,
             "problem": checkpoints.find_problem(active) if active else None,
             "previous": _name(checkpoints.previous(active)) if active else None,

@@ -196,7 +196,7 @@ def test_a_pickle_that_calls_something_is_refused_and_calls_nothing(folder: Path
             return Path.touch, (tmp_path / "ran",)
 
     (folder / "50_net_fusion.pth").unlink()
-    (folder / "50_net_fusion.pth").write_bytes(pickle.dumps(Trap()))
+    (folder / "50_net_fusion.pth").write_bytes(pickle.dumps(Trap(), protocol=2))
     with pytest.raises(CommandError, match=r"50_net_fusion\.pth cannot be read as weights alone"):
         run(folder)
     replace_file(folder, "50_net_fusion.pth", {"process_a.0.weight": Trap()})
