@@ -54,12 +54,15 @@ def crop_corners(landmarks: Mapping[str, Point]) -> NDArray[np.float64]:
 def frame_photo(image: NDArray[np.uint8], detector: FaceDetector, size: int) -> NDArray[np.uint8]:
     """Cut the surest face out of an RGB photo (H, W, 3) of one person: RGB uint8 (size, size, 3).
 
-    Where none is found even with some room around the photo, the face is taken to fill its middle.
+    Where none is found, the middle square is looked at once more with some room around it, and failing that
+    it is taken for the crop.
     """
-    faces = detector.detect(image)
-    if not faces:
-        return frame_crop(image, detector, size, TEMPLATE)
-    return align_face(image, max(faces, key=lambda face: face.confidence).landmarks, size)
+    if faces := detector.detect(image):
+        return align_face(image, max(faces, key=lambda face: face.confidence).landmarks, size)
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return frame_crop(image[top : top + side, left : left + side], detector, size, TEMPLATE)
 
 
 def frame_crop(

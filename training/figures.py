@@ -119,6 +119,7 @@ def draw_curves(epochs: Sequence[Epoch], panel: Panel, form: str, theme: str) ->
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if panel.share:
+            axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         else:
             axes.set_ylim(bottom=0)

@@ -44,7 +44,7 @@ def _choice(
 ) -> forms.Field:
     return forms.TypedChoiceField(
         label=label,
-        choices=[("", "as in the preset"), *choices],
+        choices=[("", "preset"), *choices],
         required=False,
         empty_value=None,
         coerce=coerce,
@@ -214,7 +214,7 @@ class LaunchForm(forms.Form):
             field = self.fields[name]
             if isinstance(field, forms.ChoiceField):
                 choices: list[Any] = list(field.widget.choices)
-                field.choices = [("", f"as in the preset: {dict(choices).get(text, text)}"), *choices[1:]]
+                field.choices = [("", f"preset: {dict(choices).get(text, text)}"), *choices[1:]]
             else:
                 field.widget.attrs["placeholder"] = text
 
@@ -341,7 +341,7 @@ def _starts(source: TrainingRun | None) -> list[tuple[str, str]]:
     as_before = _start_of(source) if source else ""
     if source and as_before == "source":
         kept.append(("source", f"as run {source.pk}: {Path(source.config['start']).name}"))
-    return [("", "as in the preset"), *STARTS.items(), *kept]
+    return [("", "preset"), *STARTS.items(), *kept]
 
 
 def _start_of(run: TrainingRun) -> str:

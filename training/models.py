@@ -145,8 +145,8 @@ class Fold(models.Model):
     """One training and its measurement on faces that it did not see.
 
     `progress` is where it stands: {"doing": sentence, "stage", "epoch", "epochs", "step", "steps", "loss",
-    "rate", "seconds_left"}. `metrics` is `ml.metrics.Metrics.to_dict()` of the held-out faces after the last
-    epoch (nothing is chosen by them), null for a mask stage alone or where no face is held out.
+    "rate", "seconds_left", "device"}. `metrics` is `ml.metrics.Metrics.to_dict()` of the held-out faces after
+    the last epoch (nothing is chosen by them), null for a mask stage alone or where no face is held out.
     """
 
     run = models.ForeignKey(TrainingRun, models.CASCADE, related_name="folds")

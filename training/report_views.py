@@ -4,6 +4,7 @@ matplotlib is imported where the first picture is asked for: it takes half a sec
 that only reads photos need not spend.
 """
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec
@@ -92,7 +93,7 @@ def report(request: HttpRequest, run_id: int) -> HttpResponse:
     return _page(
         request,
         "report",
-        title=f"Result of {result.title}",
+        title=f"Report of {result.title}",
         run=run,
         report=result,
         folds=fold_table([(words, result, measure) for measure, words in MEASURES.items()]),
@@ -146,7 +147,8 @@ def curves(request: HttpRequest, run_id: int, panel: str, form: str) -> HttpResp
 @for_viewers
 def compare(request: HttpRequest) -> HttpResponse:
     """?run=1&run=2: runs side by side; without them, a list to choose from."""
-    numbers = list(dict.fromkeys(int(text) for text in request.GET.getlist("run") if text.isdecimal()))
+    asked = [text for text in request.GET.getlist("run") if re.fullmatch(r"[0-9]{1,18}", text)]
+    numbers = list(dict.fromkeys(map(int, asked)))
     found = TrainingRun.objects.select_related("dataset").in_bulk(numbers)
     runs = [found[number] for number in numbers if number in found]
     problem = ""

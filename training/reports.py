@@ -189,6 +189,8 @@ def _notes(run: TrainingRun, results: Sequence[FoldResult], unread: Sequence[int
         yield f"The run is not complete: {len(measured)} of {len(results)} folds measured. " + (
             "Everything here is of these alone, and may change." if measured else "There is no result yet."
         )
+    if 0 < len(results) < run.fold_count:
+        yield f"Not the whole set: {len(results)} of its {run.fold_count} folds were asked for."
     for row in results:
         if row.state == State.FAILED:
             yield f"Fold {row.fold} failed: {row.error or 'the reason is not known.'}"

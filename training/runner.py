@@ -104,6 +104,7 @@ def _train(desk: "Desk") -> Outcome:
     fold, run = desk.fold, desk.fold.run
     config = TrainConfig.from_dict(run.config)
     device = torch.device(choose_device(run.device))
+    desk.device = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     revision = services.git_revision()
 
     own, extra = _samples_of(fold)
@@ -300,6 +301,7 @@ class Desk:
     config: TrainConfig | None = None
     last_write: float = 0.0
     doing: str = ""
+    device: str = ""  # its name for people
 
     def say(self, sentence: str) -> None:
         """Add a line to the fold's log."""
@@ -344,6 +346,7 @@ class Desk:
                     "loss": report.loss,
                     "rate": report.rate,
                     "seconds_left": self._seconds_left(report),
+                    "device": self.device,
                 }
             )
 

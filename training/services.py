@@ -208,12 +208,12 @@ def _check_stage(word: str, stage: StageConfig) -> None:
         raise LaunchError(f"The {word} stage needs at least one epoch, at full or at falling rate.")
     if not 1 <= stage.batch_size <= 4096:
         raise LaunchError(f"The {word} stage's batch size must be from 1 to 4096.")
+    for field in fields(stage):
+        value = getattr(stage, field.name)
+        if isinstance(value, int | float) and not 0 <= value < math.inf:
+            raise LaunchError(f"The {word} stage's {field.name} is {value}: it must be a number from 0.")
     if not stage.lr_mask + stage.lr_fusion + stage.lr_classifier > 0:
         raise LaunchError(f"The {word} stage has no learning rate above zero: it would learn nothing.")
-    for name in fields(stage):
-        value = getattr(stage, name.name)
-        if isinstance(value, int | float) and not 0 <= value < math.inf:
-            raise LaunchError(f"The {word} stage's {name.name} is {value}: it must be a number from 0.")
     if stage.ema_decay >= 1 or stage.label_smoothing >= 1 or stage.warmup >= 1:
         raise LaunchError(f"The {word} stage's ema_decay, label_smoothing and warmup must be below 1.")
 

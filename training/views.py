@@ -86,7 +86,7 @@ def _launch(form: LaunchForm, request: HttpRequest) -> tuple[TrainingRun | None,
     try:
         run = services.launch(form.request(request.user))
     except LeakError as error:
-        form.add_error("protocol", "These folds are refused: what they test on, they also train on.")
+        form.add_error("protocol", "Choose other folds, or take the new ones that are offered above.")
         return None, [str(leak) for leak in error.leaks]
     except (LaunchError, DatasetError) as error:
         form.add_error(None, str(error))

@@ -13,7 +13,7 @@ if (form) {
       const field = form.elements[name];
       if (field.tagName === "SELECT") {
         const own = [...field.options].find((option) => option.value === value);
-        field.options[0].textContent = `as in the preset: ${own ? own.textContent : value}`;
+        field.options[0].textContent = `preset: ${own ? own.textContent : value}`;
       } else {
         field.placeholder = value;
       }

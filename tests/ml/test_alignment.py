@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ml.alignment import TEMPLATE, align_face, crop_corners, frame_crop
+from ml.alignment import TEMPLATE, align_face, crop_corners, frame_crop, frame_photo
 from ml.faces import LANDMARKS, Face, Point
 
 SIZE = 96
@@ -146,3 +146,20 @@ def test_a_crop_without_a_found_face_is_framed_by_the_usual_place_of_the_landmar
     assert np.array_equal(
         frame_crop(image, Blind(), SIZE, usual), align_face(image, named(ON_TEMPLATE), SIZE)
     )
+
+
+def test_the_surest_face_is_cut_out_of_a_photo() -> None:
+    points = turned(UPRIGHT, 15, 1.1, (20, 30))
+    photo = draw(points, radius=9)
+    crop = frame_photo(photo, ByColour(), SIZE)
+    for colour in COLOURS:
+        landed = centre_of(align_face(photo, named(points), SIZE), colour)
+        assert centre_of(crop, colour) == pytest.approx(landed, abs=1)
+
+
+def test_of_a_photo_without_a_found_face_the_middle_is_kept_and_not_stretched() -> None:
+    photo = draw(np.array([(300.0, 150.0)] * 5), radius=20, shape=(300, 600))
+    crop = frame_photo(photo, Blind(), SIZE)
+    rows, columns = np.nonzero(np.abs(crop.astype(int) - COLOURS[-1]).sum(axis=2) < 120)
+    assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=1)
+    assert centre_of(crop, COLOURS[-1]) == pytest.approx((SIZE / 2, SIZE / 2), abs=1)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from skimage import data
 
 from ml.datasets import KINDS, DatasetError, EmptySplitError, Sample, load_faces, load_samples
 from ml.datasets.images import decode
@@ -725,8 +724,8 @@ def test_faces_come_as_one_array_in_the_order_of_the_samples(tmp_path: Path) -> 
     assert faces.mean(axis=(1, 2, 3)).tolist() == list(range(50))
 
 
-def test_the_face_is_cut_out_of_a_whole_photo(tmp_path: Path) -> None:
-    photo = Image.fromarray(data.astronaut())  # type: ignore[no-untyped-call]
+def test_the_face_is_cut_out_of_a_whole_photo(tmp_path: Path, photos: Path) -> None:
+    photo = Image.open(photos / "astronaut.png")
     photo.save(tmp_path / "photo.png")
     photo.crop((60, 0, 400, 300)).save(tmp_path / "nearer.png")
     samples = [replace(one_face(tmp_path / name)[0], photo=True) for name in ("photo.png", "nearer.png")]

@@ -1,5 +1,6 @@
 """A checkpoint put in service reads the next photos, in the same process and without a restart."""
 
+import json
 import shutil
 import threading
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from django.core.management import call_command
 from django.db import OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -86,6 +88,22 @@ def test_a_process_that_starts_takes_what_is_in_service(make: Callable[[str], Ch
     checkpoints.activate(make("newer"))
 
     assert get_predictor().name.startswith("newer ")
+
+
+def test_the_command_takes_what_is_in_service_or_what_it_is_given(
+    make: Callable[[str], Checkpoint], portrait: bytes, tmp_path: Path
+) -> None:
+    checkpoints.activate(make("newer"))
+    other = make("other")
+    (tmp_path / "portrait.jpg").write_bytes(portrait)
+
+    def model(*options: str) -> str:
+        report = tmp_path / "report.json"
+        call_command("predict_fmpn", str(tmp_path / "portrait.jpg"), "--json", str(report), *options)
+        return str(json.loads(report.read_text())["model"])
+
+    assert model().startswith("newer ")
+    assert model("--checkpoint", str(other.path)).startswith("other ")
 
 
 @pytest.mark.parametrize("damage", ["missing", "flipped", "replaced"])

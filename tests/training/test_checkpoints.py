@@ -97,7 +97,7 @@ def test_the_list_says_what_reads_the_photos_and_puts_another_in_service(
     assert in_service() == "first"
     page = answer.content.decode()
     assert "Put first in service: every web process uses it in a moment." in page
-    assert "<strong>first</strong> reads the photos since" in page
+    assert "<strong>first</strong> has read the photos since" in page
     assert "Go back" in page
     assert admin_client.get(reverse("admin:training_checkpoint_add")).status_code == 403
 

@@ -305,6 +305,12 @@ def test_an_unfinished_run_shows_what_is_there(viewer: Client, make_run: MakeRun
     assert fold_table([("accuracy", report_run(run), "accuracy")])[1][1:4] == ["0.917", "–", "0.750"]
 
 
+def test_a_run_of_some_folds_says_how_many_there_are(viewer: Client, make_run: MakeRun) -> None:
+    run = make_run(WRONG, fold_count=10)
+
+    assert "Not the whole set: 3 of its 10 folds were asked for." in page(viewer, run)
+
+
 def test_a_fold_that_is_run_again_no_longer_counts(make_run: MakeRun) -> None:
     run = make_run(WRONG)
     Fold.objects.filter(run=run, number=2).update(state=State.QUEUED)
@@ -509,7 +515,7 @@ def test_fewer_than_two_runs_are_a_list_to_choose_from(viewer: Client, run: Trai
     assert "Choose two or more runs" in html
     assert f'value="{run.pk}" checked' in html
 
-    gone = viewer.get(address("compare"), {"run": ["4711", "<b>", str(run.pk)]}).content.decode()
+    gone = viewer.get(address("compare"), {"run": ["4711", "<b>", "9" * 30, str(run.pk)]}).content.decode()
     assert "Some of these runs no longer exist." in gone
 
 

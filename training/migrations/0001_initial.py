@@ -21,7 +21,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('name', models.SlugField(max_length=60, unique=True)),
-                ('kind', models.CharField(choices=[('ferplus', 'ferplus'), ('folders', 'folders'), ('jaffe', 'jaffe'), ('yale', 'yale'), ('ckplus48', 'ckplus48')], max_length=20)),
+                ('kind', models.CharField(choices=[('ckplus', 'ckplus'), ('ckplus48', 'ckplus48'), ('jaffe', 'jaffe'), ('yale', 'yale'), ('mmi', 'mmi'), ('affectnet', 'affectnet'), ('ferplus', 'ferplus'), ('rafdb', 'rafdb'), ('folders', 'folders')], max_length=20)),
                 ('folder', models.CharField(help_text='Under FER_DATA_ROOT.', max_length=500)),
                 ('inspection', models.JSONField(blank=True, editable=False, null=True)),
                 ('problem', models.TextField(blank=True, editable=False)),

@@ -1,0 +1,268 @@
+"""One fold in this process: its row, its files, how it is stopped, goes on, and fails."""
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from django.conf import settings as django_settings
+from PIL import Image
+from pytest_django import Settings
+
+from ml.checkpoint import load_checkpoint
+from ml.config import TrainConfig
+from ml.engine import BatchReport, Callbacks
+from ml.expressions import EXPRESSIONS
+from training import services
+from training.models import Checkpoint, Dataset, Fold, State, TrainingRun
+from training.runner import explain, run_claimed
+from training.services import RunRequest
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(tmp_path: Path, settings: Settings) -> Iterator[None]:
+    """A var folder of one's own, and one thread, so that sums of floats have one order."""
+    settings.FER_VAR_DIR = tmp_path / "var"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def request_(dataset: Dataset, tiny: TrainConfig) -> RunRequest:
+    return RunRequest(dataset, "compact", tiny, device="cpu")
+
+
+def train(run: TrainingRun, callbacks: Callbacks | None = None) -> Fold:
+    """Let a worker have the run's fold 0; return the row it leaves."""
+    fold = services.claim(run.folds.get(number=0).pk, services.worker_name("worker"))
+    assert fold is not None
+    run_claimed(fold, callbacks)
+    run.refresh_from_db()
+    return run.folds.get(number=0)
+
+
+def stop_after(batches: int) -> Callbacks:
+    seen: list[BatchReport] = []
+    return Callbacks(on_batch=seen.append, should_stop=lambda: len(seen) >= batches)
+
+
+def test_a_fold_is_trained_measured_and_told_of(request_: RunRequest, faces: Path) -> None:
+    run = services.create_run(request_)
+    fold = train(run)
+
+    assert (fold.state, run.state, fold.error) == (State.SUCCEEDED, State.SUCCEEDED, "")
+    assert (fold.train_images, fold.test_images) == (48, 16)
+    assert fold.finished
+    epochs = [(row.stage, row.epoch, row.accuracy is None) for row in fold.epochs.all()]
+    assert epochs == [("mask", 1, True), ("joint", 1, False), ("joint", 2, False)]
+    assert fold.metrics is not None
+    assert fold.metrics["accuracy"] == fold.epochs.get(stage="joint", epoch=2).accuracy
+
+    checkpoint = Checkpoint.objects.get(fold=fold)
+    loaded = load_checkpoint(checkpoint.path)
+    assert loaded.sha256 == checkpoint.sha256
+    assert loaded.metadata["data"] == [{"kind": "folders", "train_images": 48}]
+    assert loaded.metadata["metrics"]["validation"] == fold.metrics
+    assert not (fold.folder / "state.safetensors").exists()
+
+    # Pictures: eight faces, the masks they should have, and the masks drawn after each epoch.
+    strips = {path.name for path in (fold.folder / "samples").iterdir()}
+    assert strips == {"faces.png", "truth.png", "mask-0001.png", "joint-0001.png", "joint-0002.png"}
+    for name in strips:
+        with Image.open(fold.folder / "samples" / name) as strip:
+            assert (strip.size, strip.mode) == ((8 * 96, 96), "RGB")
+
+    document = json.loads((fold.folder / "predictions.json").read_text())
+    assert len(document["samples"]) == 16
+    for sample in document["samples"]:
+        assert (faces / sample["path"]).is_file()
+        assert Path(sample["path"]).parent.name == EXPRESSIONS[sample["label"]]
+        assert sum(sample["probabilities"]) == pytest.approx(1, abs=1e-4)
+    right = sum(max(range(8), key=s["probabilities"].__getitem__) == s["label"] for s in document["samples"])
+    assert right / 16 == fold.metrics["accuracy"]
+    wrong = [document["samples"][entry["sample"]] for entry in document["mistakes"]]
+    assert len(wrong) == min(12, 16 - right)
+    confidences = [max(sample["probabilities"]) for sample in wrong]
+    assert confidences == sorted(confidences, reverse=True)
+    for rank in range(len(wrong)):
+        for what in ("face", "mask"):
+            with Image.open(fold.folder / "mistakes" / f"{rank}-{what}.png") as picture:
+                assert picture.size == (96, 96)
+
+    log = (fold.folder / "log.txt").read_text()
+    assert "joint stage, epoch 2/2" in log
+    assert log.splitlines()[-1].endswith(f"Finished. Accuracy {fold.metrics['accuracy']:.4f}.")
+
+
+def test_a_cancelled_fold_goes_on_and_ends_like_an_undisturbed_one(request_: RunRequest) -> None:
+    undisturbed = train(services.create_run(request_))
+    run = services.create_run(request_)
+
+    # The flag in the database, set while the fifth batch is under way.
+    seen: list[BatchReport] = []
+
+    def cancel_at_the_fifth(report: BatchReport) -> None:
+        seen.append(report)
+        if len(seen) == 5:
+            services.cancel(run)
+
+    stopped = train(run, Callbacks(on_batch=cancel_at_the_fifth))
+    assert (stopped.state, run.state) == (State.CANCELLED, State.CANCELLED)
+    assert len(seen) == 5
+    assert stopped.metrics is None
+
+    services.requeue(run)
+    resumed = train(run)
+    assert resumed.state == State.SUCCEEDED
+    assert resumed.metrics == undisturbed.metrics
+    first, second = (json.loads((f.folder / "predictions.json").read_text()) for f in (undisturbed, resumed))
+    assert first == second
+    losses = [list(f.epochs.values_list("stage", "epoch", "loss")) for f in (undisturbed, resumed)]
+    assert losses[0] == losses[1]
+
+
+def test_a_worker_that_is_told_to_end_leaves_its_fold_to_another(request_: RunRequest) -> None:
+    run = services.create_run(request_)
+    callbacks = Callbacks(on_batch=lambda report: services.shutting_down.set())
+    try:
+        left = train(run, callbacks)
+    finally:
+        services.shutting_down.clear()
+    assert (left.state, run.state, left.losses) == (State.INTERRUPTED, State.INTERRUPTED, 0)
+    assert (left.folder / "state.safetensors").exists()
+
+
+def test_a_broken_fold_says_why_and_keeps_the_traceback_to_its_log(
+    request_: RunRequest, tmp_path: Path
+) -> None:
+    run = services.create_run(request_)
+    Dataset.objects.update(folder=str(tmp_path / "gone"))
+    fold = train(run)
+    assert (fold.state, run.state) == (State.FAILED, State.FAILED)
+    assert fold.error == f"There is no folder {tmp_path / 'gone'}."
+    assert "Traceback" in (fold.folder / "log.txt").read_text()
+
+
+def test_a_fold_that_breaks_in_the_middle_can_be_run_again(request_: RunRequest) -> None:
+    def break_down(report: BatchReport) -> None:
+        raise KeyError("a slip of the programmer")
+
+    run = services.create_run(request_)
+    fold = train(run, Callbacks(on_batch=break_down))
+    assert fold.state == State.FAILED
+    assert fold.error == "The program broke (KeyError: 'a slip of the programmer'): the log has the details."
+    assert "Traceback" not in fold.error
+    services.requeue(run, 0)
+    assert train(run).state == State.SUCCEEDED
+
+
+def test_a_state_of_other_data_is_refused_once_and_then_trained_anew(
+    request_: RunRequest, tmp_path: Path
+) -> None:
+    run = services.create_run(request_)
+    train(run, stop_after(2))
+    state = run.folder / "fold_0" / "state.safetensors"
+    state.write_bytes(b"nothing")
+    services.requeue(run)
+    assert "cannot be read" in train(run).error
+    services.requeue(run)
+    assert train(run).state == State.SUCCEEDED
+
+
+def test_a_mask_stage_alone_leaves_a_file_to_start_from_and_nothing_to_put_in_service(
+    request_: RunRequest,
+) -> None:
+    run = services.create_run(replace(request_, stages="mask"))
+    fold = train(run)
+    assert fold.state == State.SUCCEEDED
+    assert fold.metrics is None
+    assert not Checkpoint.objects.exists()
+
+    start = fold.folder / "fmpn.safetensors"
+    config = replace(request_.config, start=str(start))
+    joint = services.create_run(replace(request_, stages="joint", config=config))
+    assert train(joint).state == State.SUCCEEDED
+    assert {row.stage for row in joint.folds.get().epochs.all()} == {"joint"}
+
+
+def test_further_sets_are_trained_on_and_not_measured_on(request_: RunRequest, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "anger").mkdir(parents=True)
+    for number, level in enumerate((10, 90)):
+        Image.new("L", (48, 48), level).save(other / "anger" / f"{number}.png")
+    further = Dataset.objects.create(name="further", kind="folders", folder=str(other))
+    fold = train(services.create_run(replace(request_, extra=(further,))))
+    assert fold.error == ""
+    assert fold.test_images == 16
+    assert fold.train_images is not None
+    assert fold.train_images > 48
+
+
+def test_a_fold_that_another_worker_has_is_left_alone(request_: RunRequest) -> None:
+    run = services.create_run(request_)
+
+    def lose(report: BatchReport) -> None:
+        Fold.objects.filter(run=run).update(worker="worker@elsewhere")
+
+    fold = train(run, Callbacks(on_batch=lose))
+    assert (fold.state, fold.worker, fold.metrics) == (State.RUNNING, "worker@elsewhere", None)
+    assert not Checkpoint.objects.exists()
+
+
+def test_errors_are_told_in_sentences() -> None:
+    assert "smaller batch" in explain(MemoryError())
+    assert explain(PermissionError(13, "Permission denied", "/data")) == "/data: Permission denied."
+    assert explain(ValueError("There is no CUDA GPU here.")) == "There is no CUDA GPU here."
+    assert (
+        explain(ZeroDivisionError("x"))
+        == "The program broke (ZeroDivisionError: x): the log has the details."
+    )
+
+
+def events(folder: Path) -> dict[str, list[tuple[int, float | None]]]:
+    """What TensorBoard's event files hold: by tag, (step, value), None for a picture."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found: dict[str, list[tuple[int, float | None]]] = {}
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            for value in event.summary.value:
+                number = None if value.HasField("image") else value.simple_value
+                found.setdefault(value.tag, []).append((event.step, number))
+    return found
+
+
+def test_tensorboard_can_read_the_curves(request_: RunRequest) -> None:
+    fold = train(services.create_run(request_))
+    found = events(fold.folder)
+    for stage in ("mask", "joint"):
+        rows = fold.epochs.filter(stage=stage)
+        losses = [(row.epoch, pytest.approx(row.loss, rel=1e-6)) for row in rows]
+        assert found[f"{stage}/loss"] == losses
+        assert found[f"{stage}/masks"] == [(row.epoch, None) for row in rows]
+    assert [step for step, _ in found["joint/accuracy"]] == [1, 2]
+
+
+def test_writing_for_tensorboard_imports_no_tensorflow() -> None:
+    program = (
+        "import sys, tempfile, numpy; from tensorboardX import SummaryWriter\n"
+        "writer = SummaryWriter(tempfile.mkdtemp()); writer.add_scalar('a', 1.0, 1)\n"
+        "writer.add_image('b', numpy.zeros((4, 4, 3), numpy.uint8), 1, dataformats='HWC'); writer.close()\n"
+        "print(*sys.modules)"
+    )
+    root = Path(django_settings.BASE_DIR)
+    loaded = subprocess.check_output([sys.executable, "-c", program], cwd=root, text=True)
+    assert "tensorflow" not in loaded.split()
