@@ -144,6 +144,16 @@ def prepare(port: int) -> None:
     require_model(settings.FER_CHECKPOINT)
     say("Bringing the database up to date ...")
     call_command("migrate", verbosity=0)
+    say("Preparing the model ...")
+    prepare_model()
+
+
+def prepare_model() -> None:
+    """Export the networks in a process of its own: it needs torch, and the web server then does not."""
+    command = [sys.executable, "manage.py", "export_model"]
+    done = subprocess.run(command, cwd=settings.BASE_DIR, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StartError(done.stderr.strip().removeprefix("CommandError: "))
 
 
 def require_free_port(host: str, port: int) -> None:

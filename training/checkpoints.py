@@ -118,7 +118,7 @@ def import_checkpoint(
 def find_problem(checkpoint: Checkpoint) -> str | None:
     """Why a checkpoint cannot be in service, in a sentence; None for a sound one.
 
-    The file is read whole and its model is built, once for each state of the file.
+    The file is read whole and its model is opened, once for each state of the file.
     """
     try:
         stat = checkpoint.path.stat()
@@ -130,10 +130,13 @@ def find_problem(checkpoint: Checkpoint) -> str | None:
 @lru_cache(maxsize=32)
 def _find_problem(path: Path, stated: str, _changed: int, _size: int) -> str | None:
     from ml.checkpoint import CheckpointError, load_checkpoint
+    from ml.predictor import open_model
+    from ml.runtime import DeviceError, choose_device
 
     try:
-        load_checkpoint(path, stated).build()
-    except CheckpointError as error:
+        # Opened as service will: what has to be exported for that is exported now, not in a person's request.
+        open_model(load_checkpoint(path, stated), choose_device(settings.FER_DEVICE))
+    except (CheckpointError, DeviceError) as error:
         return str(error)
     return None
 
