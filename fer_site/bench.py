@@ -543,7 +543,7 @@ def measure_training() -> dict[str, Any]:
     ours = [after - before for before, after in pairwise(ends[2:])]
 
     # The same step without data, augmentation, schedule, average or record keeping.
-    model = FMPN(config.model).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = FMPN(config.model).train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters())
     faces = torch.rand(batch, 3, side, side).contiguous(memory_format=torch.channels_last)
     targets, drawn_targets = data.targets[:batch], torch.rand(batch, 1, side, side)

@@ -240,14 +240,14 @@ def _crop(photo: NDArray[np.float32], boxes: NDArray[np.float64], size: int) -> 
     shape = (len(boxes), size, size)
     map_x = np.broadcast_to(x[:, None, :] * (width - 1), shape).astype(np.float32).reshape(-1, size)
     map_y = np.broadcast_to(y[:, :, None] * (height - 1), shape).astype(np.float32).reshape(-1, size)
-    crops = np.empty((*map_x.shape, 3), np.float32)
+    rows = np.empty((*map_x.shape, 3), np.float32)
     step = CANDIDATES_AT_ONCE * size  # OpenCV takes pictures of at most 32,767 rows
-    for first in range(0, len(crops), step):
+    for first in range(0, len(rows), step):
         part = slice(first, first + step)
-        crops[part] = cv2.remap(
+        rows[part] = cv2.remap(
             photo, map_x[part], map_y[part], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-    crops = crops.reshape(*shape, 3)
+    crops = rows.reshape(*shape, 3)
     outside = ((x < 0) | (x > 1))[:, None, :] | ((y < 0) | (y > 1))[:, :, None]
     crops[outside] = 127.5
     return crops
