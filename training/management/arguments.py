@@ -16,6 +16,8 @@ from ml.datasets import KINDS, DatasetError
 from training.models import Dataset
 from training.services import register_dataset
 
+TOO_MANY_FOLDERS: Final = "Give a --data DIR for each --dataset KIND, and no more."
+
 # Flags begin with the part's word, except where it would say nothing: --image-size, --flip.
 PARTS: Final = {
     "model": ("", ModelConfig),
@@ -56,6 +58,8 @@ def find_datasets(options: dict[str, Any], register: bool) -> list[Dataset]:
     Raises DatasetError in a sentence.
     """
     names, folders = options["dataset"], list(options["data"])
+    if len(folders) > len(names):
+        raise DatasetError(TOO_MANY_FOLDERS)
     registered = {}
     if len(folders) < len(names):  # else each of them is a kind, whatever names there are
         registered = {dataset.name: dataset for dataset in Dataset.objects.filter(name__in=names)}
@@ -76,7 +80,7 @@ def find_datasets(options: dict[str, Any], register: bool) -> list[Dataset]:
                 f"There is no data set {name!r}. Registered are: {known}. Kinds are: {', '.join(KINDS)}."
             )
     if folders:
-        raise DatasetError("Give a --data DIR for each --dataset KIND, and no more.")
+        raise DatasetError(TOO_MANY_FOLDERS)
     return found
 
 
