@@ -11,7 +11,6 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 from PIL import Image
@@ -125,13 +124,12 @@ def form(client: Client, query: str = "") -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, "", [])}
 
 
-def launch(client: Client, dataset: Dataset, **values: object) -> HttpResponse:
-    response: Any = client.post(LAUNCH, {**form(client), "dataset": dataset.pk, **values})
-    return response  # type: ignore[no-any-return]
+def launch(client: Client, dataset: Dataset, **values: object) -> Any:
+    return client.post(LAUNCH, {**form(client), "dataset": dataset.pk, **values})
 
 
-def text(response: HttpResponse) -> str:
-    return response.content.decode()
+def text(response: Any) -> str:
+    return str(response.content.decode())
 
 
 # Who may ----------------------------------------------------------------------------------------------------
@@ -631,6 +629,16 @@ def test_a_set_that_cannot_be_read_says_why(keeper: Client, dataset: Dataset) ->
     page = keeper.get(reverse("admin:training_dataset_change", args=[dataset.pk]))
     assert '<p class="errornote">' in text(page)
     assert "cannot be read" in text(keeper.get(reverse("admin:training_dataset_changelist")))
+
+
+def test_a_deleted_set_leaves_its_pictures_where_they_lie(client: Client, dataset: Dataset) -> None:
+    client.force_login(staff("view_dataset", "delete_dataset"))
+    tasks.inspect_dataset(dataset.pk)
+    assert dataset.contact_sheet.is_file()
+    client.post(reverse("admin:training_dataset_delete", args=[dataset.pk]), {"post": "yes"})
+    assert not Dataset.objects.exists()
+    assert not dataset.contact_sheet.exists()
+    assert (dataset.path / "anger" / "anger-0.png").is_file()
 
 
 @pytest.mark.parametrize(
