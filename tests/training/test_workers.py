@@ -153,7 +153,7 @@ def test_a_killed_worker_costs_nothing_but_time(site: Site, tmp_path: Path) -> N
         )
     site.manage(*command, "--queue")  # the same again: run 2
     # Every message comes twice, as after a visibility timeout that was too short.
-    with Connection(site.broker_url) as connection:
+    with Connection(site.broker_url) as connection:  # type: ignore[no-untyped-call]
         for (fold,) in site.ask("SELECT id FROM training_fold WHERE run_id = 2"):
             Celery().send_task("training.tasks.train_fold", [fold], queue="training", connection=connection)
 
