@@ -13,6 +13,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
+from kombu import Connection
 from PIL import Image
 from pytest_django import Settings
 
@@ -583,6 +584,8 @@ def test_a_data_set_is_registered_and_looked_at(
     keeper: Client, dataset: Dataset, django_capture_on_commit_callbacks: Callable[..., Any]
 ) -> None:
     dataset.delete()
+    sent: Any = Connection("memory://").SimpleQueue("celery")  # type: ignore[no-untyped-call]
+    sent.clear()
     with django_capture_on_commit_callbacks(execute=True):
         response = keeper.post(ADD_DATASET, {"name": "mine", "kind": "folders", "folder": "small/"})
     row = Dataset.objects.get()
@@ -593,7 +596,10 @@ def test_a_data_set_is_registered_and_looked_at(
     status = reverse("admin:training_dataset_status", args=[row.pk])
     assert keeper.get(status).json()["progress"]["doing"] == "Waiting for a worker"
 
-    tasks.inspect_dataset(row.pk)  # what the worker does with the message
+    message = sent.get(block=False)
+    assert message.headers["task"] == tasks.inspect_dataset.name
+    assert message.payload[0] == [row.pk]
+    tasks.inspect_dataset(row.pk)  # what a worker does with the message
 
     assert keeper.get(status).json()["progress"] is None
     assert keeper.get(status).json()["inspected"]
