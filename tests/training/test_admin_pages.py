@@ -13,7 +13,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
-from kombu import Connection
+from kombu.connection import Connection
 from PIL import Image
 from pytest_django import Settings
 
