@@ -1,6 +1,7 @@
 """Training in the admin: lists of data sets and runs, and the addresses of their pages."""
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from django.contrib import admin, messages
@@ -20,8 +21,24 @@ from training.report_views import report_urls
 from training.services import LaunchError
 
 
+class WithFolderAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable when it runs
+    """A row that is deleted takes the folder of its files along."""
+
+    def folder_of(self, row: Any) -> Path:
+        raise NotImplementedError
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        folder = self.folder_of(obj)
+        super().delete_model(request, obj)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def delete_queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> None:
+        for row in queryset:
+            self.delete_model(request, row)
+
+
 @admin.register(TrainingRun)
-class TrainingRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable when it runs
+class TrainingRunAdmin(WithFolderAdmin):
     """Runs are launched, watched, read, compared and deleted; nobody edits one."""
 
     list_display = ("name", "number", "state_shown", "dataset", "folds_done", "accuracy", "launched")
@@ -102,19 +119,16 @@ class TrainingRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subsc
         ended = obj is None or obj.state in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
         return ended and bool(super().has_delete_permission(request, obj))
 
-    def delete_model(self, request: HttpRequest, obj: TrainingRun) -> None:
-        folder = obj.folder
-        super().delete_model(request, obj)
-        shutil.rmtree(folder, ignore_errors=True)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[TrainingRun]) -> None:
-        for run in queryset:
-            self.delete_model(request, run)
+    def folder_of(self, row: TrainingRun) -> Path:
+        return row.folder
 
 
 @admin.register(Dataset)
-class DatasetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable when it runs
-    """Data sets are registered, inspected and deleted; another folder is another data set."""
+class DatasetAdmin(WithFolderAdmin):
+    """Data sets are registered, inspected and deleted; another folder is another data set.
+
+    What is deleted is what this site knows and drew of it: the data itself stays where it lies.
+    """
 
     form = DatasetForm
     list_display = ("name", "kind", "folder", "pictures", "inspected", "state_shown")
@@ -164,6 +178,9 @@ class DatasetAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscript
             page("inspect/", views.inspect, "inspect"),
             *super().get_urls(),
         ]
+
+    def folder_of(self, row: Dataset) -> Path:
+        return row.contact_sheet.parent
 
     def save_model(self, request: HttpRequest, obj: Dataset, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)

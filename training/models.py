@@ -11,9 +11,10 @@ A run is one model configuration trained on one or more folds. One fold is one t
 
     QUEUED → RUNNING                     services.claim: a conditional UPDATE that must change one row
     RUNNING → SUCCEEDED, FAILED          runner.run_claimed
-    RUNNING, QUEUED → CANCELLED          services.cancel; a running fold leaves at its next batch
-    RUNNING → INTERRUPTED                services.notice_lost_workers, or Ctrl-C in the foreground
-    INTERRUPTED → QUEUED or FAILED       services.notice_lost_workers
+    RUNNING, QUEUED → CANCELLED          services.cancel, or Ctrl-C; a running fold leaves at its next batch
+    RUNNING → INTERRUPTED                services.notice_lost_workers, or a worker that is told to end
+    INTERRUPTED → QUEUED or FAILED       services.notice_lost_workers; one of the foreground waits
+    INTERRUPTED, QUEUED → RUNNING        services.keep: its worker was not dead, it slept
     CANCELLED, FAILED, INTERRUPTED → QUEUED   services.resume, services.retry
 
 A run's state follows from its folds' (services.settle), nothing else writes it.

@@ -15,7 +15,7 @@ from django.db.models import Model
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.cache import cache_control
+from django.utils.cache import patch_cache_control
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from ml.datasets import DatasetError
@@ -132,14 +132,18 @@ def status(request: HttpRequest, run_id: int) -> HttpResponse:
 
 @sees_runs
 @require_safe
-@cache_control(private=True, max_age=60)
 def file(request: HttpRequest, run_id: int, number: int, path: str) -> HttpResponseBase:
     """One of a fold's pictures, or its log."""
     fold = get_object_or_404(Fold.objects.select_related("run"), run=run_id, number=number)
     shown = fold.folder / path
     if not SHOWN_FILE.fullmatch(path) or not shown.is_file():
         raise Http404
-    return FileResponse(shown.open("rb"), content_type="image/png" if path.endswith(".png") else "text/plain")
+    if path == "log.txt":
+        return FileResponse(shown.open("rb"), content_type="text/plain; charset=utf-8")
+    response = FileResponse(shown.open("rb"), content_type="image/png")
+    # Who moves the slider back and forth should not fetch every mask each time.
+    patch_cache_control(response, private=True, max_age=60)
+    return response
 
 
 @launches_runs

@@ -258,7 +258,12 @@ function makeChart(kind, lines, frame) {
       },
       axes: [
         { ...axis, incrs: [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000], label: "epoch", labelSize: 18, labelFont: axis.font, size: 30 },
-        { ...axis, size: 54, values: (_, ticks) => ticks.map((tick) => (kind.shares ? percent(tick) : number(tick))) },
+        {
+          ...axis,
+          size: 54,
+          ...(kind.shares && { incrs: [0.01, 0.02, 0.05, 0.1, 0.2, 0.25] }),
+          values: (_, ticks) => ticks.map((tick) => (kind.shares ? percent(tick) : number(tick))),
+        },
       ],
       series: [
         { label: "Epoch", value: (_, epoch) => epoch ?? "–" },

@@ -194,12 +194,32 @@ def test_a_second_start_beside_a_running_one_is_refused(start: Callable[..., Sit
 def test_a_part_that_dies_stops_the_rest(start: Callable[..., Site]) -> None:
     site = start().until_it_answers()
     children = site.children()
-    worker = next(pid for pid, command in children.items() if "celery" in command)
-    os.kill(worker, signal.SIGKILL)
+    os.kill(the_one_with("--beat", children), signal.SIGKILL)
 
     assert site.process.wait(60) == 1
     assert "The worker ended by itself" in site.output
     assert not alive(children)
+
+
+def test_a_training_worker_that_dies_is_replaced(start: Callable[..., Site]) -> None:
+    site = start().until_it_answers()
+    first = the_one_with("--queues=training", site.children())
+    os.kill(first, signal.SIGKILL)
+
+    def second() -> bool:
+        children = site.children()
+        return any("--queues=training" in command for pid, command in children.items() if pid != first)
+
+    wait_for(second, 60)
+    assert "The training worker ended by itself (exit code -9): another one starts." in site.output
+    assert site.process.poll() is None
+    children = site.children()
+    assert site.stop() == 0
+    assert not alive(children)
+
+
+def the_one_with(word: str, children: dict[int, str]) -> int:
+    return next(pid for pid, command in children.items() if word in command)
 
 
 def test_a_taken_port_is_said_and_another_one_suggested(start: Callable[..., Site]) -> None:

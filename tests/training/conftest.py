@@ -102,6 +102,6 @@ def queue(valkey: Path, settings: Settings) -> Callable[[], int]:
     client.flushall()
 
     def length() -> int:
-        return int(client.llen("training"))  # type: ignore[arg-type]
+        return int(client.llen("training"))
 
     return length

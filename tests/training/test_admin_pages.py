@@ -11,9 +11,9 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from django.contrib.auth.models import Permission, User
-from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
+from kombu.connection import Connection
 from PIL import Image
 from pytest_django import Settings
 
@@ -125,13 +125,12 @@ def form(client: Client, query: str = "") -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (None, "", [])}
 
 
-def launch(client: Client, dataset: Dataset, **values: object) -> HttpResponse:
-    response: Any = client.post(LAUNCH, {**form(client), "dataset": dataset.pk, **values})
-    return response  # type: ignore[no-any-return]
+def launch(client: Client, dataset: Dataset, **values: object) -> Any:
+    return client.post(LAUNCH, {**form(client), "dataset": dataset.pk, **values})
 
 
-def text(response: HttpResponse) -> str:
-    return response.content.decode()
+def text(response: Any) -> str:
+    return str(response.content.decode())
 
 
 # Who may ----------------------------------------------------------------------------------------------------
@@ -585,6 +584,8 @@ def test_a_data_set_is_registered_and_looked_at(
     keeper: Client, dataset: Dataset, django_capture_on_commit_callbacks: Callable[..., Any]
 ) -> None:
     dataset.delete()
+    sent: Any = Connection("memory://").SimpleQueue("celery")  # type: ignore[no-untyped-call]
+    sent.clear()
     with django_capture_on_commit_callbacks(execute=True):
         response = keeper.post(ADD_DATASET, {"name": "mine", "kind": "folders", "folder": "small/"})
     row = Dataset.objects.get()
@@ -595,7 +596,10 @@ def test_a_data_set_is_registered_and_looked_at(
     status = reverse("admin:training_dataset_status", args=[row.pk])
     assert keeper.get(status).json()["progress"]["doing"] == "Waiting for a worker"
 
-    tasks.inspect_dataset(row.pk)  # what the worker does with the message
+    message = sent.get(block=False)
+    assert message.headers["task"] == tasks.inspect_dataset.name
+    assert message.payload[0] == [row.pk]
+    tasks.inspect_dataset(row.pk)  # what a worker does with the message
 
     assert keeper.get(status).json()["progress"] is None
     assert keeper.get(status).json()["inspected"]
@@ -631,6 +635,16 @@ def test_a_set_that_cannot_be_read_says_why(keeper: Client, dataset: Dataset) ->
     page = keeper.get(reverse("admin:training_dataset_change", args=[dataset.pk]))
     assert '<p class="errornote">' in text(page)
     assert "cannot be read" in text(keeper.get(reverse("admin:training_dataset_changelist")))
+
+
+def test_a_deleted_set_leaves_its_pictures_where_they_lie(client: Client, dataset: Dataset) -> None:
+    client.force_login(staff("view_dataset", "delete_dataset"))
+    tasks.inspect_dataset(dataset.pk)
+    assert dataset.contact_sheet.is_file()
+    client.post(reverse("admin:training_dataset_delete", args=[dataset.pk]), {"post": "yes"})
+    assert not Dataset.objects.exists()
+    assert not dataset.contact_sheet.exists()
+    assert (dataset.path / "anger" / "anger-0.png").is_file()
 
 
 @pytest.mark.parametrize(

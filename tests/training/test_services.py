@@ -393,7 +393,8 @@ def test_with_the_broker_down_nothing_is_resumed(
 ) -> None:
     settings.CELERY_BROKER_URL = f"redis+socket://{tmp_path / 'no.sock'}"
     run.folds.update(state=State.CANCELLED)
-    for go_on in (lambda: services.resume(run), lambda: services.retry(fold(run))):
+    actions: list[Callable[[], None]] = [lambda: services.resume(run), lambda: services.retry(fold(run))]
+    for go_on in actions:
         with pytest.raises(LaunchError, match="The broker does not answer"):
             go_on()
     assert states(run) == ["cancelled"] * 3

@@ -85,6 +85,61 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.1)
 
 
+# Eight threads, each with a connection of its own, do the same thing at the same moment.
+AT_ONCE = """
+import sys, uuid, django; django.setup()
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Barrier
+from django.db import connection
+from ml.config import PRESETS
+from training import services
+from training.models import Dataset, Fold, State, TrainingRun
+
+def at_once(act):
+    barrier = Barrier(8)
+    def do(number):
+        connection.ensure_connection()
+        barrier.wait()
+        try:
+            return act(number)
+        finally:
+            connection.close()
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(do, range(8)))
+
+dataset = Dataset.objects.create(name=uuid.uuid4().hex, kind="folders", folder=sys.argv[1])
+for _ in range(5):
+    request = services.RunRequest(
+        dataset, "compact", replace(PRESETS["compact"], start="random"), launch_key=uuid.uuid4()
+    )
+    (run,) = set(at_once(lambda number: services.create_run(request)))
+    (fold,) = run.folds.all()
+    claims = at_once(lambda number: services.claim(fold.pk, services.worker_name("worker")))
+    (winner,) = [claim for claim in claims if claim]
+    Fold.objects.bulk_create(Fold(run=run, number=number) for number in range(1, 8))
+    others = [services.claim(other.pk, f"worker@{other.number}") for other in run.folds.exclude(number=0)]
+    claimed = [winner, *others]
+    at_once(lambda number: services.leave(claimed[number], State.SUCCEEDED))
+    run.refresh_from_db()
+    assert run.state == State.SUCCEEDED, "the last of all folds ends the run"
+print("all alone on", connection.vendor)
+"""
+
+
+@pytest.mark.parametrize("vendor", ["sqlite", "postgresql"])
+def test_what_happens_at_the_same_moment_happens_once(site: Site, tmp_path: Path, vendor: str) -> None:
+    if vendor == "postgresql":
+        if "FER_TEST_POSTGRES" not in os.environ:
+            pytest.skip("FER_TEST_POSTGRES=postgres://… names no empty database to test with")
+        site.environment["DATABASE_URL"] = os.environ["FER_TEST_POSTGRES"]
+    site.manage("migrate", "--verbosity=0")
+    command = [sys.executable, "-c", AT_ONCE, str(draw_faces(tmp_path / "faces", train=2))]
+    environment = site.environment | {"DJANGO_SETTINGS_MODULE": "fer_site.settings"}
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert said.stdout.strip() == f"all alone on {vendor}", said.stderr
+
+
 def test_a_killed_worker_costs_nothing_but_time(site: Site, tmp_path: Path) -> None:
     faces = draw_faces(tmp_path / "faces", train=8)
     command = ["train_fmpn", "--dataset", "folders", "--data", str(faces), "--device", "cpu", *TINY]
@@ -98,7 +153,7 @@ def test_a_killed_worker_costs_nothing_but_time(site: Site, tmp_path: Path) -> N
         )
     site.manage(*command, "--queue")  # the same again: run 2
     # Every message comes twice, as after a visibility timeout that was too short.
-    with Connection(site.broker_url) as connection:
+    with Connection(site.broker_url) as connection:  # type: ignore[no-untyped-call]
         for (fold,) in site.ask("SELECT id FROM training_fold WHERE run_id = 2"):
             Celery().send_task("training.tasks.train_fold", [fold], queue="training", connection=connection)
 
