@@ -6,7 +6,7 @@ Of a run's configuration every value can be set, and none has to be: an empty fi
 import copy
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -17,6 +17,7 @@ from django.core.exceptions import ValidationError
 from django.forms.boundfield import BoundField
 
 from ml.config import PRESETS, Backbone, TrainConfig
+from training.fold_numbers import parse_folds, write_folds
 from training.models import Checkpoint, Dataset, TrainingRun
 from training.services import RunRequest
 
@@ -293,32 +294,6 @@ class LaunchForm(forms.Form):
             launched_by=user,
             launch_key=values["launch_key"],
         )
-
-
-def parse_folds(text: str) -> tuple[int, ...] | None:
-    """ "0-9", "0,3", "0-2,7": the folds named, ascending; "" and "all": None. Raises ValueError."""
-    if text.strip().lower() in ("", "all"):
-        return None
-    numbers: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = (word.strip() for word in part.partition("-"))
-        ends = (first, last if dash else first)
-        named = all(end.isascii() and end.isdigit() and len(end) <= 3 for end in ends)
-        if not named or int(ends[0]) > int(ends[1]):
-            raise ValueError(f"“{part.strip()}” names no folds: write such as 0-9 or 0,3, or leave it empty.")
-        numbers.update(range(int(ends[0]), int(ends[1]) + 1))
-    return tuple(sorted(numbers))
-
-
-def write_folds(numbers: Sequence[int]) -> str:
-    """The shortest text that `parse_folds` reads as these numbers, which ascend."""
-    spans: list[list[int]] = []
-    for number in numbers:
-        if spans and number == spans[-1][1] + 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in spans)
 
 
 def _settings_of(config: TrainConfig) -> Iterator[tuple[str, str, Any]]:

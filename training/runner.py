@@ -193,11 +193,8 @@ def _samples_of(fold: Fold) -> tuple[FoldOfSamples, dict[tuple[str, str], list[S
     if own is None:
         raise DatasetError(f"{run.dataset.name} has no fold {fold.number} any more.")
     extra = {
-        (dataset.name, dataset.kind): [
-            # Two sets may name their people alike.
-            replace(sample, subject=sample.subject and f"{dataset.name} {sample.subject}")
-            for sample in load_samples(dataset.kind, dataset.path, "train")
-        ]
+        # People keep their names: the same person in two sets (JAFFE in both sizes) is a leak like any other.
+        (dataset.name, dataset.kind): load_samples(dataset.kind, dataset.path, "train")
         for dataset in run.extra.order_by("name")
     }
     return own, extra

@@ -7,7 +7,7 @@ from training import inspecting, services
 from training.models import Dataset
 
 
-@shared_task(ignore_result=True, queue=services.QUEUE)
+@shared_task(ignore_result=True)
 def train_fold(fold_id: int) -> None:
     """Train one fold, if it waits for a worker; what came of it stands in its row."""
     fold = services.claim(fold_id, services.worker_name("worker"))

@@ -19,7 +19,7 @@ from pytest_django import Settings
 
 from ml.config import PRESETS, TrainConfig
 from training import services, tasks
-from training.forms import parse_folds, write_folds
+from training.fold_numbers import parse_folds, write_folds
 from training.models import Checkpoint, Dataset, EpochMetric, Fold, State, TrainingRun
 
 pytestmark = pytest.mark.django_db

@@ -13,6 +13,7 @@ from django.utils.text import slugify
 
 from ml.config import PRESETS, AugmentConfig, ModelConfig, StageConfig, TrainConfig
 from ml.datasets import KINDS, DatasetError
+from training.fold_numbers import parse_folds
 from training.models import Dataset
 from training.services import register_dataset
 
@@ -96,18 +97,11 @@ def _of_folder(kind: str, path: Path) -> Dataset:
 
 
 def fold_numbers(text: str) -> tuple[int, ...] | None:
-    """Read "0-9", "0,3" or "all" (None: every one)."""
-    if text == "all":
-        return None
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()) or part.endswith("-"):
-            raise ArgumentTypeError(f"{text!r} names no folds: 0-9, 0,3 or all do.")
-        numbers += range(int(first), int(last or first) + 1)
-    if not numbers:
-        raise ArgumentTypeError(f"{text!r} names no folds: 0-9, 0,3 or all do.")
-    return tuple(sorted(set(numbers)))
+    """As `training.fold_numbers.parse_folds`."""
+    try:
+        return parse_folds(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
