@@ -38,6 +38,7 @@ from fer_site.dotenv import DOTENV, ensure_dotenv
 
 SECONDS_TO_START: Final = 120
 SECONDS_TO_STOP: Final = 8
+SECONDS_TO_END_A_BATCH: Final = 45  # of a large network without a GPU
 FREE_SPACE: Final = 100_000_000  # bytes that the database and a first upload need at the least
 SECONDS_TO_TRY_AGAIN: Final = 10
 WEB_THREADS: Final = 8
@@ -55,12 +56,13 @@ class Service:
     name: str
     process: subprocess.Popen[bytes]
     started: float
+    patience: float = SECONDS_TO_STOP
 
     @classmethod
-    def start(cls, name: str, *command: str | Path) -> "Service":
+    def start(cls, name: str, *command: str | Path, patience: float = SECONDS_TO_STOP) -> "Service":
         # A session of its own: Ctrl-C in the terminal reaches only us, and we stop the parts in order.
         process = subprocess.Popen(command, cwd=settings.BASE_DIR, start_new_session=True)
-        return cls(name, process, time.monotonic())
+        return cls(name, process, time.monotonic(), patience)
 
     def has_ended(self) -> bool:
         return self.process.poll() is not None
@@ -75,7 +77,7 @@ class Service:
         """Ask it to end, and after a while make it; then end whatever it leaves behind."""
         self.process.terminate()
         try:
-            self.process.wait(SECONDS_TO_STOP)
+            self.process.wait(self.patience)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -269,7 +271,13 @@ def start_worker() -> Service:
 
 def start_training_worker() -> Service:
     """For what takes hours: one fold at a time. Told to end, it saves the fold's state at the next batch."""
-    return _start_celery(TRAINING_WORKER, "--hostname=training@%h", "--concurrency=1", "--queues=training")
+    return _start_celery(
+        TRAINING_WORKER,
+        "--hostname=training@%h",
+        "--concurrency=1",
+        "--queues=training",
+        patience=SECONDS_TO_END_A_BATCH,
+    )
 
 
 def watch(running: list[Service]) -> None:
@@ -288,7 +296,7 @@ def watch(running: list[Service]) -> None:
             running[place] = start_training_worker()
 
 
-def _start_celery(name: str, *options: str) -> Service:
+def _start_celery(name: str, *options: str, patience: float = SECONDS_TO_STOP) -> Service:
     return Service.start(
         name,
         sys.executable,
@@ -300,6 +308,7 @@ def _start_celery(name: str, *options: str) -> Service:
         "--loglevel=WARNING",
         *("--without-gossip", "--without-mingle"),  # the workers have nothing to tell each other
         *options,
+        patience=patience,
     )
 
 

@@ -61,7 +61,7 @@ Result = TypeVar("Result")
 
 
 class ClaimLostError(Exception):
-    """Another worker has the fold now: this one writes nothing more."""
+    """The fold is another worker's now, or was deleted: this one writes nothing more."""
 
 
 def run_claimed(
@@ -78,7 +78,7 @@ def run_claimed(
         with _heartbeat(desk):
             outcome = _train(desk)
     except ClaimLostError:
-        desk.say(f"{fold.worker} stops: another worker has this fold now.")
+        logger.warning("%s lost fold %s: another worker has it, or it was deleted.", fold.worker, fold.pk)
     except Interrupted:
         desk.say("Stopped; the state is saved." if desk.stopped == State.CANCELLED else "Worker ends.")
         patiently(lambda: services.leave(fold, desk.stopped))
@@ -377,7 +377,7 @@ class Desk:
             sink.write(report, strip)
 
     def should_stop(self) -> bool:
-        """Asked after every batch. Raises ClaimLostError where the fold is another worker's by now."""
+        """Asked after every batch. Raises ClaimLostError where the fold is not this worker's any more."""
         if self.lost.is_set():
             raise ClaimLostError
         if services.shutting_down.is_set():
@@ -387,10 +387,13 @@ class Desk:
             self.stopped = State.CANCELLED
             return True
         try:
-            asked = TrainingRun.objects.filter(pk=self.fold.run_id, cancel_requested=True).exists()
+            run = TrainingRun.objects.filter(pk=self.fold.run_id)
+            asked = run.values_list("cancel_requested", flat=True).first()
         except DatabaseError:
             connection.close()
             return False  # it is asked again after the next batch
+        if asked is None:  # the run was deleted
+            raise ClaimLostError
         if asked:
             self.stopped = State.CANCELLED
         return asked

@@ -483,7 +483,9 @@ def settle(run: TrainingRun) -> None:
     """Let a run's state follow from its folds'; called after every change of one of them."""
     with transaction.atomic():
         # The last two folds may end at the same time: the second one waits here and sees the first.
-        locked = TrainingRun.objects.select_for_update().get(pk=run.pk)
+        locked = TrainingRun.objects.select_for_update().filter(pk=run.pk).first()
+        if locked is None:  # deleted while a worker was at it
+            return
         folds = list(locked.folds.values_list("state", "started"))
         states = {state for state, _ in folds}
         locked.state = next(state for state in PRECEDENCE if state in states)

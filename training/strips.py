@@ -46,6 +46,10 @@ def spread(labels: Sequence[int], count: int) -> list[int]:
     by_class: dict[int, list[int]] = {}
     for position, label in enumerate(labels):
         by_class.setdefault(label, []).append(position)
+    for label, positions in by_class.items():
+        # The second one from the middle: neighbours are often pictures of one person.
+        middle = len(positions) // 2
+        by_class[label] = [positions[0], *positions[middle:], *positions[1:middle]] if middle else positions
     rounds = max(map(len, by_class.values()), default=0)
     in_turn = [
         by_class[label][turn]

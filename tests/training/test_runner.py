@@ -218,6 +218,22 @@ def test_a_fold_that_another_worker_has_is_left_alone(request_: RunRequest) -> N
     assert not Checkpoint.objects.exists()
 
 
+def test_a_run_that_is_deleted_meanwhile_stops_quietly(request_: RunRequest) -> None:
+    run = services.create_run(request_)
+    fold = services.claim(run.folds.get().pk, services.worker_name("worker"))
+    assert fold is not None
+    seen: list[BatchReport] = []
+
+    def delete(report: BatchReport) -> None:
+        seen.append(report)
+        if len(seen) == 1:
+            TrainingRun.objects.all().delete()
+
+    run_claimed(fold, Callbacks(on_batch=delete))
+    assert len(seen) == 1
+    assert not Fold.objects.exists()
+
+
 def test_errors_are_told_in_sentences() -> None:
     assert "smaller batch" in explain(MemoryError())
     assert explain(PermissionError(13, "Permission denied", "/data")) == "/data: Permission denied."
