@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ml.checkpoint import CheckpointError, read_arrays, to_arrays, to_tensors, write_arrays
 from ml.config import StageConfig, TrainConfig
-from ml.datasets import Sample, load_faces
+from ml.datasets import Sample, load_cached_faces, load_faces
 from ml.fmpn import FMPN
 from ml.metrics import Metrics, evaluate_predictions
 from ml.motion_masks import MotionMasks
@@ -49,13 +49,28 @@ class FaceSet:
         size: int,
         colour: bool,
         on_progress: Callable[[int, int], None] | None = None,
+        cache: Path | None = None,
     ) -> "FaceSet":
-        """Decode `samples`; raises DatasetError for a picture that cannot be read."""
-        faces = torch.from_numpy(load_faces(samples, size, colour, on_progress)).permute(0, 3, 1, 2)
+        """Decode `samples`, or read them from the folder `cache`, which then holds them for the next time.
+
+        Raises DatasetError for a picture that cannot be read.
+        """
+        if cache is None:
+            faces = load_faces(samples, size, colour, on_progress)
+        else:
+            faces = load_cached_faces(samples, size, colour, cache, on_progress)
         return cls(
-            faces.contiguous(),
+            torch.from_numpy(faces).permute(0, 3, 1, 2).contiguous(),
             torch.tensor([sample.target for sample in samples]),
             torch.tensor([sample.expression for sample in samples]),
+        )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[FaceSet]") -> "FaceSet":
+        return cls(
+            torch.cat([part.faces for part in parts]),
+            torch.cat([part.targets for part in parts]),
+            torch.cat([part.labels for part in parts]),
         )
 
     def __len__(self) -> int:

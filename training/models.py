@@ -83,6 +83,11 @@ class Dataset(models.Model):
     def contact_sheet(self) -> Path:
         return Path(settings.FER_VAR_DIR) / "datasets" / str(self.pk) / "contact.jpg"
 
+    @property
+    def faces_folder(self) -> Path:
+        """Where its decoded faces are kept between folds (`ml.datasets.cache`); safe to delete."""
+        return self.contact_sheet.with_name("faces")
+
 
 class TrainingRun(models.Model):
     """One configuration, trained on its folds. `config` is `ml.config.TrainConfig.to_dict()`."""

@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,7 +42,7 @@ from ml.metrics import Metrics, evaluate_predictions
 from ml.motion_masks import MotionMaskError, MotionMasks, load_motion_masks, masks_for_fold, save_motion_masks
 from ml.runtime import choose_device
 from training import services
-from training.models import Checkpoint, EpochMetric, Fold, State, TrainingRun
+from training.models import Checkpoint, Dataset, EpochMetric, Fold, State, TrainingRun
 from training.sinks import Sink, TensorBoard, Visdom
 from training.strips import face_tile, mask_tile, save_strip, spread, truth_tile
 
@@ -108,14 +108,15 @@ def _train(desk: "Desk") -> Outcome:
     revision = services.git_revision()
 
     own, extra = _samples_of(fold)
-    train_samples = [*own.train, *(sample for samples in extra.values() for sample in samples)]
+    train_samples = [*own.train, *(sample for _, samples in extra for sample in samples)]
     if run.protocol != TrainingRun.Protocol.SPLIT:
         refuse_leaks([replace(own, train=tuple(train_samples))])
     masks = _masks_of(fold, own, config.model.image_size, desk)
     desk.read("Building the model", 0, 1)
     model = build_model(config, run.seed)
-    train = _load(train_samples, config, "training faces", desk)
-    held_out = _load(own.test, config, "held-out faces", desk) if own.test else None
+    parts = [_load(dataset, samples, config, desk) for dataset, samples in [(run.dataset, own.train), *extra]]
+    train = FaceSet.joined(parts)
+    held_out = _load(run.dataset, own.test, config, desk) if own.test else None
     desk.begin(len(train), len(held_out) if held_out else 0, config)
 
     watched_set, watched = _watch(held_out or train)
@@ -148,7 +149,7 @@ def _train(desk: "Desk") -> Outcome:
         "preset": run.preset,
         "data": [
             {"kind": run.dataset.kind, "train_images": len(own.train)},
-            *({"kind": kind, "train_images": len(samples)} for (_, kind), samples in extra.items()),
+            *({"kind": dataset.kind, "train_images": len(samples)} for dataset, samples in extra),
         ],
         "seed": run.seed,
         "git_revision": revision,
@@ -185,18 +186,19 @@ def _succeed(desk: "Desk", outcome: Outcome) -> None:
 # Data -------------------------------------------------------------------------------------------------------
 
 
-def _samples_of(fold: Fold) -> tuple[FoldOfSamples, dict[tuple[str, str], list[Sample]]]:
-    """The fold's own samples, and by (name, kind) those of the other sets that are trained on as well."""
+def _samples_of(fold: Fold) -> tuple[FoldOfSamples, list[tuple[Dataset, list[Sample]]]]:
+    """The fold's own samples, and those of the other sets that are trained on as well.
+
+    People keep their names: the same person in two sets (JAFFE in both sizes) is a leak like any other.
+    """
     run = fold.run
     folds = services.folds_of(run.dataset, cast(services.Protocol, run.protocol), run.fold_count, run.seed)
     own = next((own for own in folds if own.number == fold.number), None)
     if own is None:
         raise DatasetError(f"{run.dataset.name} has no fold {fold.number} any more.")
-    extra = {
-        # People keep their names: the same person in two sets (JAFFE in both sizes) is a leak like any other.
-        (dataset.name, dataset.kind): load_samples(dataset.kind, dataset.path, "train")
-        for dataset in run.extra.order_by("name")
-    }
+    extra = [
+        (dataset, load_samples(dataset.kind, dataset.path, "train")) for dataset in run.extra.order_by("name")
+    ]
     return own, extra
 
 
@@ -220,14 +222,13 @@ def _masks_of(fold: Fold, own: FoldOfSamples, size: int, desk: "Desk") -> Motion
     return load_motion_masks(folder, size)
 
 
-def _load(
-    samples: "tuple[Sample, ...] | list[Sample]", config: TrainConfig, what: str, desk: "Desk"
-) -> FaceSet:
+def _load(dataset: Dataset, samples: Sequence[Sample], config: TrainConfig, desk: "Desk") -> FaceSet:
     return FaceSet.load(
         samples,
         config.model.image_size,
         config.model.colour,
-        lambda done, total: desk.read(f"Reading {what}", done, total),
+        lambda done, total: desk.read(f"Reading the faces of {dataset}", done, total),
+        dataset.faces_folder,
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from ml.datasets.affectnet import read_affectnet
+from ml.datasets.cache import load_cached_faces
 from ml.datasets.ckplus import read_ckplus
 from ml.datasets.ferplus import read_ferplus
 from ml.datasets.folders import read_folders
@@ -14,7 +15,15 @@ from ml.datasets.rafdb import read_rafdb
 from ml.datasets.samples import ALL, SPLITS, DatasetError, EmptySplitError, Sample
 from ml.datasets.subjects import read_ckplus48, read_jaffe, read_yale
 
-__all__ = ["KINDS", "DatasetError", "EmptySplitError", "Sample", "load_faces", "load_samples"]
+__all__ = [
+    "KINDS",
+    "DatasetError",
+    "EmptySplitError",
+    "Sample",
+    "load_cached_faces",
+    "load_faces",
+    "load_samples",
+]
 
 Reader = Callable[[Path, str], list[Sample]]
 

@@ -1,0 +1,76 @@
+"""Decoded faces kept on disk: the second fold and a resumed run need not decode and align them again.
+
+They lie in segments, `<name>.npy` beside `<name>.json`, which holds one key a row. A segment is written whole
+and never changed, so any number of processes may read and add at once. To delete the folder is always safe.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml.datasets.images import Progress, load_faces
+from ml.datasets.samples import Sample
+
+FORMAT: Final = 1  # to be raised where `load_faces` gives other pixels
+
+
+def load_cached_faces(
+    samples: Sequence[Sample], size: int, colour: bool, folder: Path, on_progress: Progress | None = None
+) -> NDArray[np.uint8]:
+    """As `load_faces`, but what `folder` holds is read from there, and what it lacks is added.
+
+    A picture is known by its path, its size in bytes and when it was changed.
+    """
+    from ml.alignment import TEMPLATE  # not above: the names of a set are read without OpenCV
+
+    kind = hashlib.sha256(TEMPLATE.tobytes()).hexdigest()[:8]
+    shelf = folder / f"{size}-{'colour' if colour else 'grey'}-{FORMAT}-{kind}"
+    keys = [_key(sample) for sample in samples]
+    known = _read_segments(shelf)
+    missing = [position for position, key in enumerate(keys) if key not in known]
+    decoded = load_faces([samples[position] for position in missing], size, colour, on_progress)
+    if missing:
+        _add_segment(shelf, [keys[position] for position in missing], decoded)
+    faces = np.empty((len(samples), size, size, 3 if colour else 1), np.uint8)
+    faces[missing] = decoded
+    for position, key in enumerate(keys):
+        if key in known:
+            segment, row = known[key]
+            faces[position] = segment[row]
+    return faces
+
+
+def _key(sample: Sample) -> str:
+    stat = sample.path.stat()
+    facts = (str(sample.path), stat.st_size, stat.st_mtime_ns, sample.photo)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
+
+
+def _read_segments(shelf: Path) -> dict[str, tuple[NDArray[np.uint8], int]]:
+    """Where each face is: its segment, mapped into memory, and its row there."""
+    found = {}
+    for index in sorted(shelf.glob("*.json")):
+        try:
+            keys = json.loads(index.read_text())
+            segment = np.load(index.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):
+            continue  # removed meanwhile, or damaged: its faces are decoded anew
+        if len(keys) == len(segment):
+            found.update({key: (segment, row) for row, key in enumerate(keys)})
+    return found
+
+
+def _add_segment(shelf: Path, keys: Sequence[str], faces: NDArray[np.uint8]) -> None:
+    shelf.mkdir(parents=True, exist_ok=True)
+    name = uuid.uuid4().hex
+    np.save(shelf / f"{name}.npy", faces)
+    # The index makes the segment count, so it comes last, and whole.
+    partial = shelf / f"{name}.part"
+    partial.write_text(json.dumps(list(keys)))
+    partial.replace(shelf / f"{name}.json")

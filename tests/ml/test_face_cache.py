@@ -1,0 +1,60 @@
+"""Decoded faces on disk: the same as decoded anew, and never stale."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ml.datasets import DatasetError, Sample, load_cached_faces, load_faces
+from ml.datasets.samples import certain
+
+
+def picture(path: Path, level: int) -> Sample:
+    pixels = np.random.default_rng(level).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return Sample(path, 0, certain(0))
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    return [picture(tmp_path / f"{number}.png", number) for number in range(6)]
+
+
+def test_cached_faces_are_the_decoded_ones_in_the_order_asked(samples: list[Sample], tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for chosen in (samples[:3], samples[::-1], [samples[4], samples[4], samples[0]]):
+        for colour in (True, False):
+            expected = load_faces(chosen, 16, colour)
+            np.testing.assert_array_equal(load_cached_faces(chosen, 16, colour, cache), expected)
+
+
+def test_a_second_time_no_picture_is_opened(
+    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load_cached_faces(samples, 16, False, tmp_path / "cache")
+    monkeypatch.setattr(Image, "open", None)
+    np.testing.assert_array_equal(load_cached_faces(samples[2:5], 16, False, tmp_path / "cache"), first[2:5])
+
+
+def test_a_changed_picture_is_decoded_anew(samples: list[Sample], tmp_path: Path) -> None:
+    load_cached_faces(samples, 16, False, tmp_path / "cache")
+    picture(samples[1].path, 77)
+    again = load_cached_faces(samples, 16, False, tmp_path / "cache")
+    np.testing.assert_array_equal(again, load_faces(samples, 16, False))
+
+
+def test_a_torn_segment_is_as_if_it_were_not_there(samples: list[Sample], tmp_path: Path) -> None:
+    expected = load_cached_faces(samples, 16, False, tmp_path / "cache")
+    for path in (tmp_path / "cache").rglob("*.npy"):
+        path.write_bytes(path.read_bytes()[:100])
+    np.testing.assert_array_equal(load_cached_faces(samples, 16, False, tmp_path / "cache"), expected)
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_kept(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    samples[2].path.write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match=r"2\.png"):
+        load_cached_faces(samples, 16, False, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.npy"))
