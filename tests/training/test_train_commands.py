@@ -240,7 +240,7 @@ def test_folds_are_read_from_ranges_and_lists() -> None:
     assert fold_numbers("0-3") == (0, 1, 2, 3)
     assert fold_numbers("7,0-1,1") == (0, 1, 7)
     assert fold_numbers("all") is None
-    for nonsense in ("", "3-", "-3", "a", "1,,2", "3-1"):
+    for nonsense in ("3-", "-3", "a", "1,,2", "3-1"):
         with pytest.raises(ArgumentTypeError):
             fold_numbers(nonsense)
 
