@@ -22,8 +22,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from threading import Event
-from types import FrameType
 from typing import Final
 
 import django
@@ -100,6 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
                 welcome(port)
             while not stopping.wait(0.5):
                 watch(running)
+            say("\nStopping ...")
     except (StartError, ImproperlyConfigured, SystemCheckError, DatabaseError, OSError) as error:
         say(f"\n{sentence(error)}")
         return 1
@@ -113,19 +112,36 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def stop_event() -> Event:
-    """An event that Ctrl-C, SIGTERM or a closed terminal sets; a second signal changes nothing."""
-    stopping = Event()
+class Stopping:
+    """Whether somebody wants the site to stop: set by the handlers of signals, and so without a lock.
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        first = not stopping.is_set()
-        stopping.set()
-        if first:
-            say("\nStopping ...")
+    A handler may interrupt itself, as when `make` passes on the signal that its whole group has had already;
+    in a `threading.Event` the second one then waits for the first for ever.
+    """
 
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self, *_: object) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def wait(self, seconds: float) -> bool:
+        """Return at once when it is set, else after `seconds`; whether it is."""
+        deadline = time.monotonic() + seconds
+        while not self._set and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+        return self._set
+
+
+def stop_event() -> Stopping:
+    """What Ctrl-C, SIGTERM or a closed terminal set; a second signal changes nothing."""
+    stopping = Stopping()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), stop)
+            signal.signal(getattr(signal, name), stopping.set)
     return stopping
 
 
@@ -219,7 +235,7 @@ def require_free_socket(path: Path) -> None:
 
 
 @contextmanager
-def services(port: int, stopping: Event) -> Iterator[list[Service]]:
+def services(port: int, stopping: Stopping) -> Iterator[list[Service]]:
     """Start the parts, each when those it needs answer; stop them in the reverse order, come what may."""
     running: list[Service] = []
     try:
@@ -329,7 +345,7 @@ def web_command(port: int) -> list[str]:
     ]
 
 
-def wait_until(ready: Callable[[], bool], running: list[Service], stopping: Event) -> None:
+def wait_until(ready: Callable[[], bool], running: list[Service], stopping: Stopping) -> None:
     """Return when `ready`, or when told to stop. Raises StartError if a part ends or it takes too long."""
     deadline = time.monotonic() + SECONDS_TO_START
     while not stopping.wait(0.1) and not ready():

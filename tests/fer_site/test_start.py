@@ -183,6 +183,14 @@ def run_django(site: Site, program: str) -> str:
     return subprocess.check_output(command, cwd=ROOT, env=environment, text=True).strip()
 
 
+def test_signals_that_come_one_upon_the_other_stop_it_all_the_same(start: Callable[..., Site]) -> None:
+    site = start().until_it_answers()
+    for _ in range(500):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(site.process.pid, signal.SIGTERM)
+    assert site.process.wait(60) == 0
+
+
 def test_a_second_start_keeps_key_and_admin(start: Callable[..., Site], tmp_path: Path) -> None:
     first = start().until_it_answers()
     key = (tmp_path / ".env").read_text()
