@@ -67,8 +67,12 @@ class Site:
 
     def stop(self) -> None:
         for process in reversed(self.processes):
-            process.kill()
-            process.wait()
+            process.terminate()  # a worker that is killed leaves its clock behind
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @pytest.fixture
