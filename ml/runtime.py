@@ -2,7 +2,7 @@
 
 On a CPU a network is exported once, which takes torch and some seconds, and opened from the folder of exports
 ever after, which takes a tenth of a second and no torch: a process that only reads photos never imports it.
-(`make bench`: a face in a third of eager torch's time.) An export is known by the network's weights, the code
+(`make bench`: a face in half of eager torch's time.) An export is known by the network's weights, the code
 that defines it and OpenVINO's version, so it is never stale.
 """
 
@@ -132,7 +132,7 @@ def _on_cpu(path: Path) -> Network:
             "NUM_STREAMS": cores,
             "INFERENCE_NUM_THREADS": cores,
             "INFERENCE_PRECISION_HINT": "f32",
-            # Code for shapes seen before: the default keeps 5,000 and grows by 200 MB.
+            # Code for shapes seen before: the default keeps 5,000 of them in memory.
             "CPU_RUNTIME_CACHE_CAPACITY": 256,
         },
     )
