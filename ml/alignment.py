@@ -39,18 +39,6 @@ def align_face(image: NDArray[np.uint8], landmarks: Mapping[str, Point], size: i
     return _warp(image, _points(landmarks), size)
 
 
-def crop_corners(landmarks: Mapping[str, Point]) -> NDArray[np.float64]:
-    """Return the square that `align_face` cuts out: its corners (4, 2) in the photo.
-
-    Clockwise from the crop's upper left; a corner may lie outside the photo. Raises ValueError where all
-    landmarks are one point.
-    """
-    from_photo = similarity(_points(landmarks), TEMPLATE)
-    to_photo = np.asarray(cv2.invertAffineTransform(from_photo), np.float64)
-    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], np.float64)
-    return _move(corners, to_photo) - 0.5
-
-
 def frame_photo(image: NDArray[np.uint8], detector: FaceDetector, size: int) -> NDArray[np.uint8]:
     """Cut the surest face out of an RGB photo (H, W, 3) of one person: RGB uint8 (size, size, 3).
 
@@ -125,8 +113,3 @@ def _warp(image: NDArray[np.uint8], points: NDArray[np.float64], size: int) -> N
 def _points(landmarks: Mapping[str, Point]) -> NDArray[np.float64]:
     """Return landmarks as (5, 2), measured from the photo's outer edges."""
     return np.array([landmarks[name] for name in LANDMARKS], np.float64) + 0.5
-
-
-def _move(points: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    moved: NDArray[np.float64] = points @ matrix[:, :2].T + matrix[:, 2]
-    return moved

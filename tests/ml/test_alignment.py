@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ml.alignment import TEMPLATE, align_face, crop_corners, frame_crop, frame_photo
+from ml.alignment import TEMPLATE, align_face, frame_crop, frame_photo
 from ml.faces import LANDMARKS, Face, Point
 
 SIZE = 96
@@ -91,11 +91,6 @@ def test_what_lies_outside_the_photo_is_black() -> None:
     crop = align_face(np.full((300, 300, 3), 200, np.uint8), named(points), SIZE)
     assert not crop[:, :40].any()
     assert (crop[:, 60:] == 200).all()
-
-
-def test_the_corners_of_the_crop_are_where_it_is_cut_from() -> None:
-    corners = crop_corners(named(ON_TEMPLATE - 0.5))
-    assert corners == pytest.approx(np.array([(60, 60), (240, 60), (240, 240), (60, 240)]) - 0.5, abs=1e-6)
 
 
 def test_the_template_is_the_same_left_and_right() -> None:
