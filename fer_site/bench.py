@@ -441,6 +441,7 @@ def measure_bare_loop() -> dict[str, float]:
     from django.db import connections
 
     from ml.runtime import available_cores
+    from recognition.access import Owner
     from recognition.services import analyse_upload
 
     with tempfile.TemporaryDirectory() as folder:
@@ -451,7 +452,7 @@ def measure_bare_loop() -> dict[str, float]:
 
         def run(_: int) -> None:
             for _ in range(each):
-                analyse_upload([SimpleUploadedFile("photo.jpg", photo)], "bench")
+                analyse_upload([SimpleUploadedFile("photo.jpg", photo)], Owner(word="bench"))
 
         run(0)
         began = time.perf_counter()

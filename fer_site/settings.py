@@ -191,6 +191,11 @@ CELERY_BEAT_SCHEDULE_FILENAME = str(FER_VAR_DIR / "celerybeat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "purge expired analyses": {"task": "recognition.tasks.purge_expired", "schedule": 15 * 60},
     # One that comes late is not needed: the next one is there.
+    "watch analyses": {
+        "task": "recognition.tasks.watch_analyses",
+        "schedule": 10,
+        "options": {"expires": 10},
+    },
     "watch workers": {"task": "training.tasks.watch_workers", "schedule": 5, "options": {"expires": 5}},
 }
 

@@ -41,6 +41,7 @@ FREE_SPACE: Final = 100_000_000  # bytes that the database and a first upload ne
 SECONDS_TO_TRY_AGAIN: Final = 10
 WEB_THREADS: Final = 8
 TRAINING_WORKER: Final = "training worker"
+ANALYSIS_WORKER: Final = "analysis worker"
 
 
 class StartError(Exception):
@@ -247,6 +248,7 @@ def services(port: int, stopping: Stopping) -> Iterator[list[Service]]:
         say("Starting the workers and the web server ...")
         running.append(start_worker())
         running.append(start_training_worker())
+        running.append(start_analysis_worker())
         running.append(start_web(port))
         wait_until(lambda: serves(port), running, stopping)
         yield running
@@ -296,20 +298,31 @@ def start_training_worker() -> Service:
     )
 
 
-def watch(running: list[Service]) -> None:
-    """Raise StartError where a part has ended, but put another training worker in the place of that one.
+def start_analysis_worker() -> Service:
+    """For what takes minutes: batches and videos, one at a time."""
+    return _start_celery(
+        ANALYSIS_WORKER,
+        "--hostname=analyses@%h",
+        "--concurrency=1",
+        "--queues=analyses",
+    )
 
-    A training may take more memory than there is, and that must not end the site. Its fold goes on in the
-    next worker, and is given up when it has ended three.
+
+def watch(running: list[Service]) -> None:
+    """Raise StartError where a part has ended, but put another one in the place of a worker for long tasks.
+
+    A training or a video may take more memory than there is, and that must not end the site. What it did goes
+    on in the next worker, and is given up when it has ended three.
     """
+    replaceable = {TRAINING_WORKER: start_training_worker, ANALYSIS_WORKER: start_analysis_worker}
     for place, service in enumerate(running):
-        if service.name != TRAINING_WORKER:
+        if service.name not in replaceable:
             service.check()
         elif service.has_ended() and time.monotonic() - service.started > SECONDS_TO_TRY_AGAIN:
             code = service.process.returncode
-            say(f"The training worker ended by itself (exit code {code}): another one starts.")
+            say(f"The {service.name} ended by itself (exit code {code}): another one starts.")
             service.stop()
-            running[place] = start_training_worker()
+            running[place] = replaceable[service.name]()
 
 
 def _start_celery(name: str, *options: str, patience: float = SECONDS_TO_STOP) -> Service:

@@ -1,13 +1,14 @@
-"""What is kept of an upload, for as long as its result page lives.
+"""What is kept of an upload, for as long as its result page lives, and of the person who made it.
 
-Pictures lie in files under MEDIA_ROOT, in one folder an analysis, and no web server serves that folder: only
-`views.picture` does, to the browser session that uploaded them. Files are named by what they show
+Pictures and videos lie in files under MEDIA_ROOT, in one folder an analysis, and no web server serves that
+folder: only views do, to whom the analysis belongs (`recognition.access`). Files are named by what they show
 (`photo-2-face-1.jpg`), so the rows hold no paths, and deleting an analysis is deleting its folder.
 """
 
+import hashlib
 import secrets
 import shutil
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from django.db.models.signals import post_delete
 from django.dispatch import receiver
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
 
 
 def new_token() -> str:
@@ -35,28 +37,64 @@ def retention() -> timedelta:
 class AnalysisQuerySet(models.QuerySet["Analysis"]):
     def live(self) -> "AnalysisQuerySet":
         """Those whose time has not passed: an expired one is gone, even where no worker purged it yet."""
-        return self.filter(created__gt=timezone.now() - retention())
+        return self.exclude(expires__lte=timezone.now())
 
     def expired(self) -> "AnalysisQuerySet":
-        return self.filter(created__lte=timezone.now() - retention())
+        return self.filter(expires__lte=timezone.now())
 
 
 class Analysis(models.Model):
     """One upload and what was read in it.
 
-    Made whole by `services.analyse_upload`, rows and files together, and never changed. It ends when its
-    owner deletes it or `services.purge_expired` does, FER_RETENTION_HOURS after it was made: its rows first,
-    then, once they are surely gone, its folder.
+    Photos that are read while one waits are DONE from the start: rows and files made together by
+    `services.analyse_upload`. A batch or a video is read by a worker (`recognition.background`):
+
+    QUEUED     waits for a worker
+    RUNNING    a worker reads it, and says so in `heartbeat` every few seconds
+    DONE       all of it was read
+    FAILED     it could not be; `error` says why
+    CANCELLED  its owner stopped it; what was read until then stays
+
+    QUEUED → RUNNING → DONE | FAILED; QUEUED | RUNNING → CANCELLED; RUNNING → QUEUED where its worker was
+    lost. An analysis ends when its owner deletes it or `services.purge_expired` does, once `expires` has
+    passed: its rows first, then, once they are surely gone, its folder.
     """
+
+    class Kind(models.TextChoices):
+        PHOTOS = "photos", _("photos")
+        BATCH = "batch", _("batch")
+        VIDEO = "video", _("video")
+
+    class State(models.TextChoices):
+        QUEUED = "queued", _("queued")
+        RUNNING = "running", _("running")
+        DONE = "done", _("done")
+        FAILED = "failed", _("failed")
+        CANCELLED = "cancelled", _("cancelled")
 
     token = models.CharField(primary_key=True, max_length=32, default=new_token, editable=False)
     owner = models.CharField(
         max_length=32,
+        blank=True,
         db_index=True,
         help_text="A random word kept in the session of the browser that uploaded; it identifies nobody.",
     )
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, null=True, blank=True, related_name="analyses"
+    )
+    kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.PHOTOS)
     model_name = models.CharField("model", max_length=100, help_text="The model that read the photos.")
     created = models.DateTimeField(default=timezone.now, db_index=True)
+    expires = models.DateTimeField(null=True, blank=True, db_index=True, help_text="Empty: never.")
+    note = models.TextField(blank=True, max_length=2000)
+
+    state = models.CharField(max_length=10, choices=State.choices, default=State.DONE)
+    done = models.PositiveIntegerField(default=0, help_text="Photos read, or milliseconds of the video.")
+    total = models.PositiveIntegerField(default=0, help_text="0 where it is not known yet.")
+    error = models.CharField(max_length=250, blank=True)
+    started = models.DateTimeField(null=True, blank=True)
+    heartbeat = models.DateTimeField(null=True, blank=True)
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="How often a worker began it.")
 
     objects = AnalysisQuerySet.as_manager()
 
@@ -75,8 +113,8 @@ class Analysis(models.Model):
         return analyses_folder() / self.token
 
     @property
-    def expires(self) -> datetime:
-        return self.created + retention()
+    def ended(self) -> bool:
+        return self.state in (self.State.DONE, self.State.FAILED, self.State.CANCELLED)
 
 
 @receiver(post_delete, sender=Analysis)
@@ -95,6 +133,9 @@ class Photo(models.Model):
 
     analysis = models.ForeignKey(Analysis, models.CASCADE, related_name="photos")
     number = models.PositiveSmallIntegerField()
+    name = models.CharField(
+        max_length=100, blank=True, help_text="A batch's file, as it was called; empty for a photo."
+    )
     width = models.PositiveIntegerField()
     height = models.PositiveIntegerField()
 
@@ -171,3 +212,93 @@ class Face(models.Model):
     @property
     def mask_filename(self) -> str:
         return f"photo-{self.photo.number}-face-{self.number}-mask.png"
+
+
+class Track(models.Model):
+    """One person in a video: the same face followed over its frames. `number` counts them from 1."""
+
+    analysis = models.ForeignKey(Analysis, models.CASCADE, related_name="tracks")
+    number = models.PositiveSmallIntegerField()
+
+    class Meta:
+        ordering = ("number",)
+        constraints = (models.UniqueConstraint(fields=("analysis", "number"), name="one_track_a_number"),)
+
+    def __str__(self) -> str:
+        return f"person {self.number}"
+
+
+class Sighting(models.Model):
+    """A tracked face in one frame: where it is (as in `Face`, in pixels of the video) and what it shows.
+
+    `milliseconds` is the frame's time from the video's start.
+    """
+
+    track = models.ForeignKey(Track, models.CASCADE, related_name="sightings")
+    milliseconds = models.PositiveIntegerField()
+    box: "models.JSONField[Any, list[float]]" = models.JSONField()
+    landmarks: "models.JSONField[Any, dict[str, list[float]]]" = models.JSONField()
+    confidence = models.FloatField()
+    probabilities: "models.JSONField[Any, dict[str, float] | None]" = models.JSONField(null=True)
+    problem = models.CharField(max_length=20, choices=Face.Problem.choices, blank=True)
+
+    class Meta:
+        ordering = ("milliseconds",)
+        constraints = (
+            models.UniqueConstraint(fields=("track", "milliseconds"), name="one_sighting_a_moment"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.track} at {self.milliseconds / 1000:.2f} s"
+
+
+class Profile(models.Model):
+    """What a person with an account chose. `keep_days`: how long analyses are kept, null: until deleted."""
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, related_name="profile")
+    keep_days = models.PositiveIntegerField(null=True, blank=True, default=30)
+
+    def __str__(self) -> str:
+        return f"profile of {self.user}"
+
+
+class DayNote(models.Model):
+    """What a person wrote about a day, as in a diary."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="day_notes")
+    day = models.DateField()
+    text = models.TextField(max_length=4000)
+
+    class Meta:
+        ordering = ("-day",)
+        constraints = (models.UniqueConstraint(fields=("user", "day"), name="one_note_a_day"),)
+
+    def __str__(self) -> str:
+        return f"note of {self.day}"
+
+
+class ApiToken(models.Model):
+    """A person's key to the API. Only its SHA-256 is kept (it is 256 random bits, so that needs no salt):
+    the key itself is shown once, when `create_for` makes it. Revoking it is deleting the row."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="api_tokens")
+    name = models.CharField(max_length=50)
+    sha256 = models.CharField(max_length=64, unique=True, editable=False)
+    created = models.DateTimeField(default=timezone.now)
+    used = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ("-created",)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def create_for(cls, user: Any, name: str) -> tuple["ApiToken", str]:
+        """Returns the row and the key, which nobody can read again."""
+        key = "fer_" + secrets.token_urlsafe(32)
+        return cls.objects.create(user=user, name=name, sha256=cls.digest(key)), key
+
+    @staticmethod
+    def digest(key: str) -> str:
+        return hashlib.sha256(key.encode()).hexdigest()

@@ -16,6 +16,8 @@ from django.db import transaction
 from django.utils import timezone
 
 from ml.in_service import InService, checkpoint_in_service
+from recognition.access import Owner
+from recognition.background import Progress
 from recognition.models import Analysis, Face, Photo, Rejection, analyses_folder, retention
 from recognition.pictures import encode_crop, encode_mask, encode_photo
 from recognition.uploads import Limits, PhotoError, decode_photo
@@ -200,7 +202,7 @@ class _Draft:
         return self.analysis
 
 
-def analyse_upload(files: "Sequence[File[bytes]]", owner: str) -> Analysis:
+def analyse_upload(files: "Sequence[File[bytes]]", owner: Owner) -> Analysis:
     """Read every face in the uploaded photos and store the result as `owner`'s.
 
     Files that cannot be used are listed with the reason, and the others go through. Photos are decoded and
@@ -213,7 +215,7 @@ def analyse_upload(files: "Sequence[File[bytes]]", owner: str) -> Analysis:
     if len(files) > settings.FER_MAX_FILES:
         raise too_many_files()
     predictor = get_predictor()
-    draft = _Draft(Analysis(owner=owner, model_name=predictor.name))
+    draft = _Draft(owner.new_analysis(model_name=predictor.name))
     for number, file in enumerate(files, 1):
         try:
             image = decode_photo(file, upload_limits())
@@ -227,6 +229,11 @@ def analyse_upload(files: "Sequence[File[bytes]]", owner: str) -> Analysis:
             [(rejection.name, rejection.reason) for rejection in draft.rejections],
         )
     return draft.store()
+
+
+def read_in_background(analysis: Analysis, progress: Progress) -> None:
+    """What a worker does with a batch or a video."""
+    raise NotImplementedError(analysis.kind)
 
 
 def purge_expired() -> int:

@@ -1,11 +1,23 @@
-"""Celery's way into `services`; fer_site.settings schedules it."""
+"""Celery's way into the plain functions; fer_site.settings schedules the two that nobody asks for."""
 
 from celery import shared_task
 
-from recognition import services
+from recognition import background, services
 
 
 @shared_task(ignore_result=True)
 def purge_expired() -> int:
-    """Delete what has outlived FER_RETENTION_HOURS; returns how many analyses that were."""
+    """Delete what has outlived its time; returns how many analyses that were."""
     return services.purge_expired()
+
+
+@shared_task(ignore_result=True)
+def read_analysis(token: str) -> None:
+    """Read a batch or a video that waits for a worker; what came of it stands in its row."""
+    background.run(token, services.read_in_background)
+
+
+@shared_task(ignore_result=True)
+def watch_analyses() -> None:
+    """Notice workers that died, and queue again what they left."""
+    background.requeue_lost()

@@ -1,4 +1,4 @@
-"""The pages. An analysis is seen by the browser session that made it and is a 404 to all others."""
+"""The pages. An analysis is seen by whom it belongs to (recognition.access) and is a 404 to all others."""
 
 import logging
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from django.core.exceptions import TooManyFilesSent
 from django.core.files import File
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
-from django.shortcuts import get_object_or_404, redirect, render
+from django.shortcuts import redirect, render
 from django.views.decorators.cache import cache_control
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
 from recognition import services
-from recognition.models import Analysis, new_token
+from recognition.access import Owner, own_analysis
 from recognition.reports import report_analysis, write_csv
 from recognition.samples import SAMPLES
 from recognition.services import PredictorError, UploadError
@@ -69,7 +69,7 @@ def sample(request: HttpRequest, slug: str) -> HttpResponse:
 
 def _answer(request: HttpRequest, files: "Sequence[File[bytes]]") -> HttpResponse:
     try:
-        analysis = services.analyse_upload(files, _owner_or_new(request))
+        analysis = services.analyse_upload(files, Owner.of_upload(request))
     except UploadError as error:
         return _refuse(request, error)
     except PredictorError as error:
@@ -102,7 +102,7 @@ def _refuse_without_model(request: HttpRequest) -> HttpResponse:
 
 
 def _home(request: HttpRequest, error: UploadError | None = None) -> HttpResponse:
-    recent = Analysis.objects.live().filter(owner=_owner(request)).prefetch_related("photos__faces")[:RECENT]
+    recent = Owner.of(request).analyses().prefetch_related("photos__faces")[:RECENT]
     context = {"recent": recent, "samples": SAMPLES.values(), "error": error, **_limits()}
     return render(request, "recognition/home.html", context, status=400 if error else 200)
 
@@ -110,7 +110,7 @@ def _home(request: HttpRequest, error: UploadError | None = None) -> HttpRespons
 @private
 @require_safe
 def analysis(request: HttpRequest, token: str) -> HttpResponse:
-    own = _own(request, token)
+    own = own_analysis(request, token)
     photos = own.photos.prefetch_related("faces")
     return render(request, "recognition/analysis.html", {"analysis": own, "photos": photos})
 
@@ -119,7 +119,7 @@ def analysis(request: HttpRequest, token: str) -> HttpResponse:
 @require_safe
 def picture(request: HttpRequest, token: str, filename: str) -> HttpResponseBase:
     """Serve one of the analysis's pictures; the URL pattern allows only names that we give."""
-    path = _own(request, token).folder / filename
+    path = own_analysis(request, token).folder / filename
     if not path.is_file():
         raise Http404
     response = FileResponse(path.open("rb"))
@@ -131,7 +131,7 @@ def picture(request: HttpRequest, token: str, filename: str) -> HttpResponseBase
 @private
 @require_safe
 def download_json(request: HttpRequest, token: str) -> HttpResponse:
-    report = report_analysis(_own(request, token))
+    report = report_analysis(own_analysis(request, token))
     response = JsonResponse(report, json_dumps_params={"indent": 1, "ensure_ascii": False})
     response["Content-Disposition"] = 'attachment; filename="expressions.json"'
     return response
@@ -142,14 +142,14 @@ def download_json(request: HttpRequest, token: str) -> HttpResponse:
 def download_csv(request: HttpRequest, token: str) -> HttpResponse:
     response = HttpResponse(content_type="text/csv; charset=utf-8")
     response["Content-Disposition"] = 'attachment; filename="expressions.csv"'
-    write_csv(report_analysis(_own(request, token)), response)
+    write_csv(report_analysis(own_analysis(request, token)), response)
     return response
 
 
 @private
 @require_POST
 def delete(request: HttpRequest, token: str) -> HttpResponse:
-    _own(request, token).delete()
+    own_analysis(request, token).delete()
     messages.success(request, "Deleted. The photos and everything read in them are gone.")
     return redirect("home")
 
@@ -161,24 +161,6 @@ def _limits() -> dict[str, object]:
         "max_megapixels": settings.FER_MAX_MEGAPIXELS,
         "retention_hours": settings.FER_RETENTION_HOURS,
     }
-
-
-def _owner(request: HttpRequest) -> str | None:
-    """The word by which this browser session owns its analyses: none before its first upload.
-
-    It is not the session's key: that changes when somebody logs in, and is a secret no row should hold.
-    """
-    owner: str | None = request.session.get("owner")
-    return owner
-
-
-def _owner_or_new(request: HttpRequest) -> str:
-    owner: str = request.session.setdefault("owner", new_token())
-    return owner
-
-
-def _own(request: HttpRequest, token: str) -> Analysis:
-    return get_object_or_404(Analysis.objects.live(), token=token, owner=_owner(request))
 
 
 def _prefers_json(request: HttpRequest) -> bool:

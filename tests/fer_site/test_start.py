@@ -156,7 +156,7 @@ def test_it_serves_logs_in_and_works_and_then_stops_without_a_trace(start: Calla
     wait_for(lambda: run_django(site, COUNT_ANALYSES) == "0", 60)
 
     children = site.children()
-    assert len(children) == 5, children  # broker, worker and its clock, training worker, web server
+    assert len(children) == 6, children  # broker, worker and its clock, two workers more, web server
     assert site.stop() == 0
     assert site.output.rstrip().endswith("Stopped.")
     assert "Traceback" not in site.output
@@ -170,7 +170,7 @@ from datetime import timedelta
 from django.utils import timezone
 from recognition.models import Analysis
 from recognition.tasks import purge_expired
-Analysis.objects.create(owner="somebody", model_name="a model", created=timezone.now() - timedelta(days=2))
+Analysis.objects.create(owner="somebody", model_name="a model", expires=timezone.now() - timedelta(days=1))
 purge_expired.delay()
 """
 COUNT_ANALYSES = "from recognition.models import Analysis; print(Analysis.objects.count())"

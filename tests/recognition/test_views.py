@@ -430,7 +430,7 @@ def test_deleting_takes_rows_and_files_at_once(
 
 def test_what_has_outlived_its_time_is_gone_even_before_it_is_purged(client: Client, upload: Upload) -> None:
     analysis = upload()
-    Analysis.objects.update(created=timezone.now() - timedelta(hours=24, seconds=1))
+    Analysis.objects.update(expires=timezone.now())
 
     for address in addresses(analysis):
         assert client.get(address).status_code == 404
@@ -441,7 +441,7 @@ def test_purging_takes_what_has_outlived_its_time_and_nothing_else(
     upload: Upload, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
 ) -> None:
     old, young = upload(), upload()
-    Analysis.objects.filter(pk=old.pk).update(created=timezone.now() - timedelta(hours=25))
+    Analysis.objects.filter(pk=old.pk).update(expires=timezone.now() - timedelta(hours=1))
 
     with django_capture_on_commit_callbacks(execute=True):
         assert purge_expired() == 1
@@ -467,7 +467,7 @@ def test_purging_sweeps_folders_that_no_row_knows(upload: Upload, media: Path) -
 
 def test_the_schedules_task_purges(upload: Upload) -> None:
     upload()
-    Analysis.objects.update(created=timezone.now() - timedelta(hours=25))
+    Analysis.objects.update(expires=timezone.now())
 
     assert tasks.purge_expired() == 1
 
