@@ -1,9 +1,13 @@
-"""Where the broker that `make run` embeds listens: a Unix socket, no port that a neighbour could reach."""
+"""Where the broker that `make run` embeds listens: a Unix socket, no port that a neighbour could reach.
+
+And where the cache lies: on the broker's server, whichever that is.
+"""
 
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from urllib.parse import quote, urlsplit, urlunsplit
 
 # The kernel's sockaddr_un holds 108 bytes on Linux and 104 on macOS, with the closing zero.
 LONGEST_SOCKET_PATH: Final = 103
@@ -19,3 +23,28 @@ def socket_path(var_dir: Path) -> Path:
         return path
     digest = hashlib.sha256(bytes(var_dir)).hexdigest()[:16]
     return Path(tempfile.gettempdir(), f"fmpn-fer-{digest}", "valkey.sock")
+
+
+def cache_settings(url: str, broker: str, var_dir: Path) -> dict[str, dict[str, Any]]:
+    """Django's CACHES. url: FER_CACHE_URL, or "" for the server of the broker, where `broker` is its address
+    or "" for the embedded one.
+
+    A broker that is no Redis, and the url "locmem://", give every process a cache of its own.
+    """
+    url = url or (_next_database(broker) if broker else f"unix://{quote(str(socket_path(var_dir)))}?db=1")
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        return {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    return {
+        "default": {
+            "BACKEND": "fer_site.cache.ForgivingRedisCache",
+            "LOCATION": url,
+            "KEY_PREFIX": "fer",
+        }
+    }
+
+
+def _next_database(broker: str) -> str:
+    """The database after the broker's: whoever clears the cache must not clear the queue."""
+    parts = urlsplit(broker)
+    number = parts.path.strip("/")
+    return urlunsplit(parts._replace(path=f"/{int(number) + 1 if number.isdecimal() else 1}"))

@@ -9,7 +9,7 @@ from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
-from fer_site.broker import socket_path
+from fer_site.broker import cache_settings, socket_path
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -55,6 +55,8 @@ FER_RETENTION_HOURS = positive("FER_RETENTION_HOURS", 24.0)
 FER_MAX_UPLOAD_MB = positive("FER_MAX_UPLOAD_MB", 15.0)
 FER_MAX_MEGAPIXELS = positive("FER_MAX_MEGAPIXELS", 40.0)
 FER_MAX_FILES = int(positive("FER_MAX_FILES", 20))
+FER_UPLOADS_PER_MINUTE = positive("FER_UPLOADS_PER_MINUTE", 60)
+FER_API_PER_MINUTE = positive("FER_API_PER_MINUTE", 60)
 
 # Django ----------------------------------------------------------------------------------------------------
 
@@ -203,6 +205,10 @@ CELERY_BEAT_SCHEDULE = {
     },
     "watch workers": {"task": "training.tasks.watch_workers", "schedule": 5, "options": {"expires": 5}},
 }
+
+# Cache -----------------------------------------------------------------------------------------------------
+
+CACHES = cache_settings(env.str("FER_CACHE_URL", default=""), FER_BROKER_URL, FER_VAR_DIR)
 
 # Log -------------------------------------------------------------------------------------------------------
 

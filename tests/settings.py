@@ -7,7 +7,7 @@ import tempfile
 
 var = tempfile.mkdtemp(prefix="fmpn-fer-tests-")
 atexit.register(shutil.rmtree, var, ignore_errors=True)
-for name in ("FER_ENV_FILE", "DATABASE_URL", "FER_BROKER_URL", "FER_CHECKPOINT"):
+for name in ("FER_ENV_FILE", "DATABASE_URL", "FER_BROKER_URL", "FER_CACHE_URL", "FER_CHECKPOINT"):
     os.environ.pop(name, None)
 os.environ |= {
     "SECRET_KEY": "for tests alone",
@@ -21,3 +21,6 @@ from fer_site.settings import *  # noqa: E402, F403
 
 # The real one is slow on purpose.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+# No server, and emptied before every test (tests/conftest.py).
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}

@@ -1,0 +1,47 @@
+"""How often somebody may do something in a minute: counts in the cache, shared by all processes."""
+
+import hashlib
+import ipaddress
+import time
+
+from django.conf import settings
+from django.core.cache import cache
+from django.http import HttpRequest
+
+WINDOW = 60  # seconds
+
+
+def limited(key: str, per_minute: float) -> float | None:
+    """Count one more of `key`; return None where it may go on, else the seconds until it may again.
+
+    Counted by the minutes of the clock. `key` is hashed: no address lies in the cache. Without a cache
+    everything may go on.
+    """
+    minute, elapsed = divmod(time.time(), WINDOW)
+    digest = hashlib.sha256(f"{key} {minute:.0f}".encode()).hexdigest()
+    name = f"limit-{digest[:32]}"
+    cache.add(name, 0, 2 * WINDOW)
+    try:
+        count = cache.incr(name)
+    except ValueError:  # the cache is down, or forgot it just now
+        return None
+    return WINDOW - elapsed if count > per_minute else None
+
+
+def client_address(request: HttpRequest) -> str:
+    """Whose request it is, as the nearest proxy that we trust (FER_HTTPS says that there is one) saw it."""
+    if settings.FER_HTTPS:
+        forwarded: str = request.headers.get("X-Forwarded-For", "")
+        if forwarded:
+            return forwarded.rpartition(",")[2].strip()
+    return str(request.META.get("REMOTE_ADDR", ""))
+
+
+def is_local(request: HttpRequest) -> bool:
+    """Whether it comes from this machine itself, and not through a proxy that runs on it."""
+    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+        return False
+    try:
+        return ipaddress.ip_address(request.META.get("REMOTE_ADDR", "")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,97 @@
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.core.cache import caches
+from django.test import RequestFactory
+from pytest_django import Settings
+
+from fer_site.broker import cache_settings
+from fer_site.cache import ForgivingRedisCache
+from recognition.limits import client_address, is_local, limited
+from tests.training.conftest import start_broker
+
+
+@pytest.fixture
+def server(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache on a server that has not been started yet; its socket."""
+    settings.CACHES = cache_settings(f"unix://{tmp_path}/valkey.sock?db=1", "", tmp_path)
+    monkeypatch.setattr(ForgivingRedisCache, "_asked_again", 0.0)
+    monkeypatch.setattr(ForgivingRedisCache, "_down", False)
+    return tmp_path / "valkey.sock"
+
+
+@pytest.fixture
+def running_server(server: Path) -> Iterator[Path]:
+    process = start_broker(server)
+    yield server
+    process.kill()
+    process.wait()
+
+
+def test_what_is_over_the_limit_waits_until_the_next_minute() -> None:
+    assert [limited("somebody", 2) for _ in range(2)] == [None, None]
+
+    seconds = limited("somebody", 2)
+
+    assert seconds is not None
+    assert 0 < seconds <= 60
+    assert limited("somebody else", 2) is None
+
+
+def test_a_new_minute_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    assert [limited("somebody", 1) is None for _ in range(2)] == [True, False]
+
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+
+    assert limited("somebody", 1) is None
+
+
+def test_all_processes_count_on_one_server(running_server: Path) -> None:
+    assert [limited("somebody", 2) is None for _ in range(3)] == [True, True, False]
+
+    caches["default"].set("key", ["value"])
+    of_another_process = ForgivingRedisCache(f"unix://{running_server}?db=1", {"KEY_PREFIX": "fer"})
+
+    assert of_another_process.get("key") == ["value"]
+
+
+def test_a_cache_that_is_down_lets_everything_through_and_says_so_once(
+    server: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin = time.monotonic()
+
+    assert [limited("somebody", 1) for _ in range(20)] == [None] * 20
+    cache = caches["default"]
+    cache.set("key", 1)
+    cache.set_many({"key": 1})
+    assert cache.get("key", "none") == "none"
+    assert cache.get_many(["key"]) == {}
+    assert not any([cache.add("key", 1), cache.touch("key"), cache.delete("key"), cache.has_key("key")])
+
+    assert time.monotonic() - begin < 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "goes on without it" in caplog.text
+
+
+def test_the_cache_lies_beside_the_queue_and_never_in_it() -> None:
+    def place(url: str, broker: str) -> object:
+        return cache_settings(url, broker, Path("/srv/faces/var"))["default"].get("LOCATION")
+
+    assert place("", "") == "unix:///srv/faces/var/broker/valkey.sock?db=1"
+    assert place("", "redis://queue:6379/0") == "redis://queue:6379/1"
+    assert place("", "redis://:word@queue") == "redis://:word@queue/1"
+    assert place("redis://cache:6379/0", "redis://queue:6379/0") == "redis://cache:6379/0"
+    assert place("", "amqp://queue") is None
+
+
+def test_a_client_s_address_is_what_the_trusted_proxy_saw(rf: RequestFactory, settings: Settings) -> None:
+    request = rf.get("/", headers={"x-forwarded-for": "198.51.100.7, 203.0.113.9"})
+
+    assert client_address(request) == "127.0.0.1"
+    assert not is_local(request)
+    assert is_local(rf.get("/"))
+    settings.FER_HTTPS = True
+    assert client_address(request) == "203.0.113.9"
