@@ -39,6 +39,17 @@ def align_face(image: NDArray[np.uint8], landmarks: Mapping[str, Point], size: i
     return _warp(image, _points(landmarks), size)
 
 
+def place_crop(landmarks: Mapping[str, Point]) -> NDArray[np.float64]:
+    """Where `align_face`'s crop lies in the photo: the matrix (2, 3) from the unit square to the photo.
+
+    (0, 0) and (1, 1) are the crop's outer corners; in the photo, too, 0 is the outer edge of the first pixel,
+    as drawings count. Raises ValueError where all landmarks are one point.
+    """
+    to_crop = similarity(_points(landmarks), TEMPLATE)
+    back = np.linalg.inv(to_crop[:, :2])
+    return np.column_stack((back, -back @ to_crop[:, 2]))
+
+
 def frame_photo(image: NDArray[np.uint8], detector: FaceDetector, size: int) -> NDArray[np.uint8]:
     """Cut the surest face out of an RGB photo (H, W, 3) of one person: RGB uint8 (size, size, 3).
 

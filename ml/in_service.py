@@ -1,6 +1,6 @@
-"""Which checkpoint is in service: all that training and recognition share, without knowing each other.
+"""Which checkpoint is in service and which others there are: all that training and recognition share.
 
-Training provides the source, recognition asks it.
+Neither knows the other: training provides the sources, recognition asks them.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,27 @@ class InService:
     sha256: str
 
 
+@dataclass(frozen=True)
+class Available(InService):
+    """A checkpoint that could be in service; `name` is what people call it."""
+
+    name: str
+
+
 Source = Callable[[], InService | None]
+List = Callable[[], list[Available]]
 
 
 def _nobody() -> InService | None:
     return None
 
 
+def _none() -> list[Available]:
+    return []
+
+
 _source: Source = _nobody
+_list: List = _none
 
 
 def provide(source: Source) -> None:
@@ -32,6 +45,17 @@ def provide(source: Source) -> None:
     _source = source
 
 
+def provide_available(source: List) -> None:
+    """The same for the list of all there are."""
+    global _list
+    _list = source
+
+
 def checkpoint_in_service() -> InService | None:
     """The checkpoint that a person put in service; None where nobody did: the settings' own is to be used."""
     return _source()
+
+
+def available_checkpoints() -> list[Available]:
+    """Every checkpoint that training finished or a person imported, the newest first."""
+    return _list()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ml.alignment import TEMPLATE, align_face
 from ml.checkpoint import Checkpoint, load_checkpoint
+from ml.config import ModelConfig
 from ml.expressions import EXPRESSIONS
 from ml.faces import Face, FaceDetector, load_detector
 from ml.runtime import Network, choose_device, open_network
@@ -119,13 +120,7 @@ class Predictor:
     def _read(self, crops: Sequence[Image], problems: Sequence[Problem | None]) -> list[FacePrediction]:
         if not crops:
             return []
-        side = self._config.image_size
-        faces = np.stack([cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA) for crop in crops])
-        if self._config.colour:
-            faces = faces.transpose(0, 3, 1, 2)
-        else:
-            # Rounded to whole grey values, as the training faces were.
-            faces = np.stack([cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) for face in faces])[:, None]
+        faces = prepare_crops(crops, self._config)
         parts = [faces[start : start + FACES_AT_ONCE] for start in range(0, len(faces), FACES_AT_ONCE)]
         outputs = self._network([np.ascontiguousarray(part) for part in parts])
         probabilities, masks = (np.concatenate(arrays) for arrays in zip(*outputs, strict=True))
@@ -150,6 +145,16 @@ def load_predictor(checkpoint: Path, detector: str, device: str, sha256: str | N
     """
     chosen = choose_device(device)
     return Predictor(load_checkpoint(checkpoint, sha256), load_detector(detector, chosen), chosen)
+
+
+def prepare_crops(crops: Sequence[Image], config: ModelConfig) -> NDArray[np.uint8]:
+    """Aligned faces, RGB, as the model takes them: uint8 (N, 3, S, S), (N, 1, S, S) where it reads grey."""
+    side = config.image_size
+    faces = np.stack([cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA) for crop in crops])
+    if config.colour:
+        return np.asarray(faces.transpose(0, 3, 1, 2), np.uint8)
+    # Rounded to whole grey values, as the training faces were.
+    return np.stack([np.asarray(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), np.uint8) for face in faces])[:, None]
 
 
 def open_model(checkpoint: Checkpoint, device: str) -> Network:

@@ -7,7 +7,8 @@ class TrainingConfig(AppConfig):
     name = "training"
 
     def ready(self) -> None:
-        from ml.in_service import provide
-        from training.checkpoints import in_service
+        from ml.in_service import provide, provide_available
+        from training.checkpoints import available, in_service
 
         provide(in_service)
+        provide_available(available)

@@ -16,7 +16,7 @@ from django.db.models.signals import post_delete
 from django.dispatch import receiver
 from django.utils import timezone
 
-from ml.in_service import InService
+from ml.in_service import Available, InService
 from training.models import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,12 @@ def in_service() -> InService | None:
     """What recognition asks for: the active checkpoint's file and its SHA-256."""
     active = Checkpoint.objects.filter(active=True).first()
     return InService(active.path, active.sha256) if active else None
+
+
+def available() -> list[Available]:
+    """What recognition may compare with: every checkpoint whose file is there, the newest first."""
+    checkpoints = Checkpoint.objects.all()
+    return [Available(row.path, row.sha256, row.name) for row in checkpoints if row.path.is_file()]
 
 
 def activate(checkpoint: Checkpoint) -> None:

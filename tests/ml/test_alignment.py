@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ml.alignment import TEMPLATE, align_face, frame_crop, frame_photo
+from ml.alignment import TEMPLATE, align_face, frame_crop, frame_photo, place_crop
 from ml.faces import LANDMARKS, Face, Point
 
 SIZE = 96
@@ -158,3 +158,19 @@ def test_of_a_photo_without_a_found_face_the_middle_is_kept_and_not_stretched() 
     rows, columns = np.nonzero(np.abs(crop.astype(int) - COLOURS[-1]).sum(axis=2) < 120)
     assert np.ptp(rows) == pytest.approx(np.ptp(columns), abs=1)
     assert centre_of(crop, COLOURS[-1]) == pytest.approx((SIZE / 2, SIZE / 2), abs=1)
+
+
+def test_the_place_of_a_crop_is_where_its_pixels_came_from() -> None:
+    turn = np.deg2rad(20)
+    matrix = 80 * np.array([(np.cos(turn), -np.sin(turn)), (np.sin(turn), np.cos(turn))])
+    points = TEMPLATE @ matrix.T + (140, 60)
+    landmarks = named(points - 0.5)
+
+    place = place_crop(landmarks)
+
+    np.testing.assert_allclose(place, np.column_stack((matrix, (140, 60))), atol=1e-9)
+    x, y = place @ (0.25, 0.75, 1)
+    photo = np.zeros((240, 320, 3), np.uint8)
+    photo[int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4] = 255
+    crop = align_face(photo, landmarks, 80)
+    assert crop[60, 20].min() > 200
