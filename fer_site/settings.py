@@ -55,6 +55,9 @@ FER_RETENTION_HOURS = positive("FER_RETENTION_HOURS", 24.0)
 FER_MAX_UPLOAD_MB = positive("FER_MAX_UPLOAD_MB", 15.0)
 FER_MAX_MEGAPIXELS = positive("FER_MAX_MEGAPIXELS", 40.0)
 FER_MAX_FILES = int(positive("FER_MAX_FILES", 20))
+FER_MAX_VIDEO_MB = positive("FER_MAX_VIDEO_MB", 500.0)
+FER_MAX_VIDEO_MINUTES = positive("FER_MAX_VIDEO_MINUTES", 10.0)
+FER_VIDEO_RATE = positive("FER_VIDEO_RATE", 5.0)
 FER_UPLOADS_PER_MINUTE = positive("FER_UPLOADS_PER_MINUTE", 60)
 FER_API_PER_MINUTE = positive("FER_API_PER_MINUTE", 60)
 
@@ -76,6 +79,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
+    "fer_site.middleware.permissions_policy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
