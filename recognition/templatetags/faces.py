@@ -11,8 +11,10 @@ from django.utils.timesince import timesince, timeuntil
 
 from ml.expressions import EXPRESSIONS
 from recognition.models import Analysis, Face, Photo
+from recognition.words import word_for
 
 register = template.Library()
+register.filter("word", word_for)
 
 CHIP_HEIGHT: Final = 20  # pixels
 # A chip reads to the right from its box, save where the photo ends before the chip does, and stands above it,

@@ -1,0 +1,24 @@
+"""The words that people read for what rows and files call by fixed names, in the reader's language."""
+
+from typing import Final
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+_WORDS: Final[dict[str, Promise | str]] = {
+    "anger": _("anger"),
+    "contempt": _("contempt"),
+    "disgust": _("disgust"),
+    "fear": _("fear"),
+    "happiness": _("happiness"),
+    "sadness": _("sadness"),
+    "surprise": _("surprise"),
+    "neutral": _("neutral"),
+    "too small": _("too small to tell"),
+    "too blurred": _("too blurred to tell"),
+}
+
+
+def word_for(name: str) -> str:
+    """The word for an expression or for a face's problem: "happiness", "too small to tell"."""
+    return str(_WORDS[name])
