@@ -1,0 +1,505 @@
+"""Videos: taken in by a request, read by a worker frame after frame, kept as a copy of our own.
+
+Of the file that was uploaded nothing stays: once it was read, there is our copy (H.264, at most `SHOWN_SIDE`
+pixels a side, upright, without sound and notes), a row for every sighting of every person, and one crop a
+person. Boxes and landmarks are in pixels of that copy, and times are counted from its first frame.
+
+All is done in one pass, and no more than a few frames are in memory at any moment, however long it lasts.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from django.conf import settings
+from django.core.files import File
+from django.core.files.move import file_move_safe
+from django.db import IntegrityError, transaction
+from django.utils.translation import gettext as _
+
+from recognition import background, services
+from recognition.access import Owner
+from recognition.background import JobError, Progress, Stopped
+from recognition.models import Analysis, Sighting, Track
+from recognition.pictures import encode_crop, encode_photo
+from recognition.services import PredictorError, UploadError
+from recognition.tracking import SECONDS_OF_ABSENCE, Box, Tracker
+
+if TYPE_CHECKING:
+    from ml.predictor import FacePrediction
+
+logger = logging.getLogger(__name__)
+
+RAW: Final = "upload.raw"  # what was uploaded, until it was read
+COPY: Final = "video.mp4"
+POSTER: Final = "poster.jpg"  # its first frame, and its size
+
+SHOWN_SIDE: Final = 1280
+SHORTEST_STEP: Final = 1 / 65  # seconds; frames that follow faster than 60 a second are passed over
+FASTEST: Final = 240  # frames a second of a file whose frames say that no time passes
+ROWS_AT_ONCE: Final = 200
+BETTER: Final = 1.1  # by so much a crop must be better than the one before to take its place
+
+# FFmpeg reads hundreds of formats, most of them never meant for strangers' files.
+CODECS: Final = frozenset(
+    {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "prores", "theora", "dvvideo"}
+)
+ATOMS: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+
+State = Analysis.State
+
+
+class VideoError(Exception):
+    """A file that cannot be read as a video, or not to its end; the text is a sentence for its owner."""
+
+
+@dataclass(frozen=True)
+class VideoLimits:
+    """What one video may cost: megabytes (10⁶ bytes), minutes, and megapixels a frame."""
+
+    megabytes: float
+    minutes: float
+    megapixels: float
+
+    @property
+    def seconds(self) -> float:
+        return self.minutes * 60
+
+
+def video_limits() -> VideoLimits:
+    return VideoLimits(settings.FER_MAX_VIDEO_MB, settings.FER_MAX_VIDEO_MINUTES, settings.FER_MAX_MEGAPIXELS)
+
+
+# In the request -------------------------------------------------------------------------------------------
+
+
+def take_upload(file: "File[bytes] | None", owner: Owner) -> Analysis:
+    """Store an uploaded video as `owner`'s and hand it to the workers.
+
+    Only its header is looked at. Raises UploadError where it is no video that is accepted, and QueueError
+    where no worker can be reached; then nothing is kept.
+    """
+    limits = video_limits()
+    if file is None:
+        raise UploadError(_("Choose a video first."))
+    if not file.size:
+        raise UploadError(_("This file is empty."))
+    if file.size > limits.megabytes * 1_000_000:
+        raise too_large()
+    analysis = owner.new_analysis(kind=Analysis.Kind.VIDEO, state=State.QUEUED, model_name="")
+    analysis.folder.mkdir(mode=0o700, parents=True)
+    try:
+        _store(file, analysis.folder / RAW)
+        with open_video(analysis.folder / RAW, limits):
+            pass
+        analysis.save(force_insert=True)
+    except VideoError as error:
+        shutil.rmtree(analysis.folder, ignore_errors=True)
+        raise UploadError(str(error)) from error
+    except BaseException:
+        shutil.rmtree(analysis.folder, ignore_errors=True)
+        raise
+    background.submit(analysis)
+    return analysis
+
+
+def too_large() -> UploadError:
+    return UploadError(
+        _("This video is larger than %(most)s MB, the most that is accepted.")
+        % {"most": f"{settings.FER_MAX_VIDEO_MB:g}"}
+    )
+
+
+def _store(file: "File[bytes]", path: Path) -> None:
+    if hasattr(file, "temporary_file_path"):
+        file_move_safe(file.temporary_file_path(), path)
+    else:
+        with path.open("wb") as stream:
+            for chunk in file.chunks():
+                stream.write(chunk)
+    path.chmod(0o600)
+
+
+# A file that is opened ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Video:
+    """An open file. seconds: how long it says it is, None where it does not say (and it may lie)."""
+
+    container: InputContainer
+    stream: VideoStream
+    seconds: float | None
+    bytes: int
+
+
+@contextmanager
+def open_video(path: Path, limits: VideoLimits) -> Iterator[Video]:
+    """Open the container and look at what it says of itself; not one frame is decoded.
+
+    Raises VideoError for what is no MP4, WebM or MOV, is damaged, holds no picture, or says that it is too
+    large or too long.
+    """
+    form = _demuxer(path)
+    try:
+        # `file:` and no other protocol: a file may name others, on this disk or elsewhere.
+        container = av.open(
+            f"file:{path}", format=form, options={"protocol_whitelist": "file"}, metadata_errors="replace"
+        )
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoError(_("This video is damaged or incomplete: it could not be opened.")) from error
+    with container:
+        stream = _picture_stream(container)
+        context = stream.codec_context
+        most = int(limits.megapixels * 1_000_000)
+        if context.width * context.height > most:
+            raise VideoError(
+                _("Each picture of this video has more than %(most)s megapixels, the most that is accepted.")
+                % {"most": f"{limits.megapixels:g}"}
+            )
+        # What is larger than it says is refused by the decoder itself.
+        context.options = {"max_pixels": str(most)}
+        seconds = container.duration / 1_000_000 if container.duration else None
+        if seconds is not None and seconds > limits.seconds + 1:
+            raise _too_long(limits)
+        yield Video(container, stream, seconds, path.stat().st_size)
+
+
+def _demuxer(path: Path) -> str:
+    """FFmpeg's name for the format, by how the file begins."""
+    with path.open("rb") as stream:
+        start = stream.read(12)
+    if start[4:8] in ATOMS:
+        return "mov"
+    if start.startswith(b"\x1aE\xdf\xa3"):
+        return "matroska"
+    raise VideoError(_("This is not a video known here; MP4, WebM and MOV videos are accepted."))
+
+
+def _picture_stream(container: InputContainer) -> VideoStream:
+    """The first stream of moving pictures, the only one that is read."""
+    moving = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & stream.disposition.attached_pic
+    ]
+    if not moving:
+        raise VideoError(_("There is no picture in this file, only sound or nothing at all."))
+    for stream in container.streams:
+        if stream is not moving[0]:
+            stream.discard = "all"
+    codec = moving[0].codec_context
+    if codec is None or codec.codec.canonical_name not in CODECS:
+        raise VideoError(_("This video is coded in a way that is not read here; H.264 in an MP4 always is."))
+    return moving[0]
+
+
+def _too_long(limits: VideoLimits) -> VideoError:
+    return VideoError(
+        _("This video is longer than %(most)s minutes, the most that is accepted.")
+        % {"most": f"{limits.minutes:g}"}
+    )
+
+
+def read_frames(
+    video: Video, limits: VideoLimits, alive: Callable[[float, int], None]
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Decode frame after frame: (seconds from the first one, the frame as it lies in the file).
+
+    Times are the frames' own, so a rate that varies is no matter; they grow by `SHORTEST_STEP` at least, and
+    what does not is passed over. Pictures that are damaged are left out. `alive` is called for every packet,
+    with the seconds and the bytes read until then. Raises VideoError where the file breaks off, or goes on
+    for longer than is allowed, whatever it said of its length.
+    """
+    start: float | None = None
+    now, read, position = 0.0, 0, 0
+    yielded = -1.0
+    step = 1 / float(video.stream.guessed_rate or 25)
+    video.stream.thread_type = "AUTO"
+    packets = video.container.demux(video.stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:
+            raise _broken(now) from error
+        if packet is None:
+            break
+        position = max(position, packet.pos or 0)
+        alive(now, position)
+        try:
+            frames = packet.decode()
+        except av.error.ArgumentError as error:  # as a decoder says it that was not even opened
+            raise VideoError(_("This video is damaged: no picture in it could be read.")) from error
+        except (av.error.InvalidDataError, av.error.EOFError):
+            continue
+        except av.FFmpegError as error:
+            raise _broken(now) from error
+        for frame in frames:
+            read += 1
+            time = frame.time if frame.time is not None else (start or 0.0) + now + step
+            start = time if start is None else start
+            now = max(now, time - start)
+            if now > limits.seconds or read > limits.seconds * FASTEST:
+                raise _too_long(limits)
+            if time - start >= yielded + SHORTEST_STEP:
+                yielded = time - start
+                yield yielded, frame
+    if not read:
+        raise VideoError(_("This video is empty or damaged: no picture in it could be read."))
+
+
+def _broken(seconds: float) -> VideoError:
+    if not seconds:
+        return VideoError(_("This video is damaged: no picture in it could be read."))
+    return VideoError(
+        _("This video is damaged or incomplete: it could be read for its first %(seconds)s seconds only.")
+        % {"seconds": f"{seconds:.0f}"}
+    )
+
+
+def shown_size(video: Video, frame: VideoFrame) -> tuple[int, int]:
+    """Width and height that a frame is kept in: upright, square pixels, even sides, `SHOWN_SIDE` at most."""
+    squeeze = float(video.stream.sample_aspect_ratio or 1)
+    width = frame.width * (squeeze if 0.1 < squeeze < 10 else 1.0)
+    height = float(frame.height)
+    if _quarter_turns(frame) % 2:
+        width, height = height, width
+    scale = min(1.0, SHOWN_SIDE / max(width, height))
+    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+
+
+def upright(frame: VideoFrame, size: tuple[int, int]) -> VideoFrame:
+    """The frame as it is to be seen, in `size` (width, height), yuv420p."""
+    turns = _quarter_turns(frame)
+    width, height = size if turns % 2 == 0 else size[::-1]
+    if not turns:
+        return frame.reformat(width, height, "yuv420p")
+    pixels = frame.reformat(width, height, "rgb24").to_ndarray()
+    turned = VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(pixels, turns)), "rgb24")
+    return turned.reformat(format="yuv420p")
+
+
+def _quarter_turns(frame: VideoFrame) -> int:
+    """How often a quarter to the left a frame is to be turned, 0 to 3."""
+    return round(frame.rotation / 90) % 4
+
+
+# In the worker --------------------------------------------------------------------------------------------
+
+
+def read_video(analysis: Analysis, progress: Progress) -> None:
+    """Read a queued video: its faces, FER_VIDEO_RATE times a second, and our copy of all of its frames.
+
+    What a lost worker left is thrown away first, so nothing is there twice. However it ends, what was read
+    until then stays and the uploaded file goes. Raises JobError, with a sentence for the owner.
+    """
+    limits = video_limits()
+    try:
+        predictor = services.get_predictor()
+    except PredictorError as error:
+        logger.error("The model cannot be loaded: %s", error)
+        raise JobError(_("The model that reads expressions is missing or damaged on this server.")) from error
+    if not (analysis.folder / RAW).exists() and (analysis.folder / COPY).exists():
+        return  # its worker was lost when all was done
+    Analysis.objects.filter(pk=analysis.pk).update(model_name=predictor.name)
+    pause = 1 / settings.FER_VIDEO_RATE
+    tracker: Tracker[_Seen] = Tracker(max(SECONDS_OF_ABSENCE, 1.5 * pause))
+    due = 0.0
+    try:
+        with _Result(analysis) as result, open_video(analysis.folder / RAW, limits) as video:
+
+            def alive(seconds: float, position: int) -> None:
+                """Say where we are. A file that does not say how long it is has told how large it is."""
+                whole = video.seconds or seconds * video.bytes / max(position, 1)
+                done = round(seconds * 1000)
+                progress.report(done, max(round(whole * 1000), done + 1))
+
+            seconds = 0.0
+            for seconds, frame in read_frames(video, limits, alive):
+                shown = result.show(seconds, frame, video)
+                if seconds < due - SHORTEST_STEP / 2:
+                    continue
+                due = max(due + pause, seconds + pause / 2)
+                image = shown.to_ndarray(format="rgb24")
+                faces = predictor.predict([image])[0].faces
+                seen = [_Seen(round(seconds * 1000), face) for face in faces]
+                result.write(tracker.follow(seconds, seen))
+            result.write(tracker.finish())
+            progress.report(round(seconds * 1000), round(seconds * 1000))
+    except VideoError as error:
+        raise JobError(str(error)) from error
+    except (IntegrityError, FileNotFoundError) as error:
+        # Somebody deleted it under our hands, or another worker took it over.
+        if _is_ours(analysis):
+            raise
+        raise Stopped from error
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    milliseconds: int
+    face: "FacePrediction"
+
+    @property
+    def box(self) -> Box:
+        assert self.face.face is not None, "a face in a frame has its place there"
+        return self.face.face.box
+
+    @property
+    def quality(self) -> float:
+        """How good a picture of its person it is: large, sure, and readable."""
+        assert self.face.face is not None
+        left, top, right, bottom = self.box
+        side = float(max(right - left, bottom - top))
+        return side * self.face.face.confidence * (0.1 if self.face.problem else 1.0)
+
+
+def _is_ours(analysis: Analysis) -> bool:
+    """Whether it is there still, and no other worker began it after us."""
+    ours = Analysis.objects.filter(pk=analysis.pk, attempts=analysis.attempts)
+    return ours.exclude(state=State.QUEUED).exists()
+
+
+class _Result:
+    """What comes of a video, written while it is read: rows, crops, the poster and our copy.
+
+    The copy has a name of this attempt's own until it is whole: a worker that was thought lost may be
+    writing still.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self._analysis = analysis
+        self._folder = analysis.folder
+        self._part = self._folder / f"copy-{analysis.attempts}.part"
+        self._copy: _Copy | None = None
+        self._tracks: dict[int, Track] = {}
+        self._rows: list[Sighting] = []
+        self._best: dict[int, float] = {}
+
+    def __enter__(self) -> Self:
+        self._analysis.tracks.all().delete()
+        for left in (*self._folder.glob("copy-*.part"), *self._folder.glob("person-*.jpg")):
+            left.unlink(missing_ok=True)
+        return self
+
+    def show(self, seconds: float, frame: VideoFrame, video: Video) -> VideoFrame:
+        """Put a frame into the copy, and return it as it is there."""
+        if self._copy is None:
+            self._copy = _Copy(self._part, shown_size(video, frame))
+            first = upright(frame, self._copy.size).to_ndarray(format="rgb24")
+            (self._folder / POSTER).write_bytes(encode_photo(first))
+        shown = upright(frame, self._copy.size)
+        self._copy.add(shown, round(seconds * 1000))
+        return shown
+
+    def write(self, sightings: list[tuple[int, _Seen]]) -> None:
+        """Keep what was seen of whom."""
+        for number, seen in sightings:
+            if number not in self._tracks:
+                self._tracks[number] = Track.objects.create(analysis=self._analysis, number=number)
+            self._rows.append(_row(self._tracks[number], seen))
+            if seen.quality > BETTER * self._best.get(number, 0.0):
+                self._best[number] = seen.quality
+                (self._folder / f"person-{number}.jpg").write_bytes(encode_crop(seen.face.crop))
+        if len(self._rows) >= ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        with transaction.atomic():
+            if not _is_ours(self._analysis):
+                raise Stopped
+            Sighting.objects.bulk_create(self._rows)
+        self._rows = []
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._copy:
+                self._copy.close()
+            # A worker that is told to end at once leaves all to the next one.
+            if (kind is None or issubclass(kind, Exception)) and _is_ours(self._analysis):
+                self._flush()
+                if self._copy:
+                    self._part.replace(self._folder / COPY)
+                (self._folder / RAW).unlink(missing_ok=True)
+        finally:
+            self._part.unlink(missing_ok=True)
+
+
+def _row(track: Track, seen: _Seen) -> Sighting:
+    face = seen.face.face
+    assert face is not None
+    return Sighting(
+        track=track,
+        milliseconds=seen.milliseconds,
+        box=[round(float(side), 1) for side in face.box],
+        landmarks={name: [round(float(x), 1), round(float(y), 1)] for name, (x, y) in face.landmarks.items()},
+        confidence=float(face.confidence),
+        probabilities=seen.face.probabilities,
+        problem=seen.face.problem or "",
+    )
+
+
+class _Copy:
+    """Our own MP4, written frame by frame, its index in front so that a browser can jump in it."""
+
+    def __init__(self, path: Path, size: tuple[int, int]) -> None:
+        from ml.runtime import available_cores  # torch
+
+        self.size = size
+        path.touch(mode=0o600)
+        self._container = av.open(f"file:{path}", "w", format="mp4", options={"movflags": "faststart"})
+        # Frames come when they come; the rate only helps the encoder to share out its bits.
+        self._stream = self._container.add_stream(
+            "libx264", rate=30, options={"preset": "veryfast", "crf": "23", "bf": "0"}
+        )
+        context = self._stream.codec_context
+        context.width, context.height = size
+        context.pix_fmt = "yuv420p"
+        context.time_base = Fraction(1, 1000)
+        context.gop_size = 60  # a jump decodes two seconds at most
+        context.thread_count = min(available_cores(), 4)
+
+    def add(self, frame: VideoFrame, milliseconds: int) -> None:
+        frame.pts, frame.time_base = milliseconds, Fraction(1, 1000)
+        frame.pict_type = 0  # the encoder's own choice, not the uploaded file's
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        with suppress(av.error.EOFError):
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+
+def drop_raw_files() -> None:
+    """Delete uploaded files that no worker will read any more: of videos cancelled while they waited, or
+    given up after three workers."""
+    ended = Analysis.objects.filter(
+        kind=Analysis.Kind.VIDEO, state__in=(State.DONE, State.FAILED, State.CANCELLED)
+    )
+    for analysis in ended.only("pk").iterator():
+        with suppress(OSError):
+            (analysis.folder / RAW).unlink(missing_ok=True)
+
+
+def picture_size(analysis: Analysis) -> tuple[int, int] | None:
+    """Width and height of our copy in pixels, None where nothing was read."""
+    from PIL import Image
+
+    try:
+        with Image.open(analysis.folder / POSTER, formats=("JPEG",)) as poster:
+            return poster.size
+    except OSError:
+        return None
