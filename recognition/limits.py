@@ -2,11 +2,12 @@
 
 import hashlib
 import ipaddress
+import math
 import time
 
 from django.conf import settings
 from django.core.cache import cache
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 WINDOW = 60  # seconds
 
@@ -26,6 +27,16 @@ def limited(key: str, per_minute: float) -> float | None:
     except ValueError:  # the cache is down, or forgot it just now
         return None
     return WINDOW - elapsed if count > per_minute else None
+
+
+def upload_wait(request: HttpRequest) -> float | None:
+    """Count an upload through the pages: by person, and by address where nobody is logged in. As `limited`."""
+    who = f"user {request.user.pk}" if request.user.is_authenticated else client_address(request)
+    return limited(f"upload {who}", settings.FER_UPLOADS_PER_MINUTE)
+
+
+def set_retry_after(response: HttpResponse, seconds: float) -> None:
+    response["Retry-After"] = str(max(1, math.ceil(seconds)))
 
 
 def client_address(request: HttpRequest) -> str:

@@ -1,6 +1,7 @@
 """The pages. An analysis is seen by whom it belongs to (recognition.access) and is a 404 to all others."""
 
 import logging
+import math
 from collections.abc import Sequence
 
 from django.conf import settings
@@ -10,11 +11,12 @@ from django.core.files import File
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
+from django.utils.translation import gettext
 from django.views.decorators.cache import cache_control
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
-from recognition import services
+from recognition import limits, services
 from recognition.access import Owner, own_analysis
 from recognition.reports import report_analysis, write_csv
 from recognition.samples import SAMPLES
@@ -68,6 +70,9 @@ def sample(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def _answer(request: HttpRequest, files: "Sequence[File[bytes]]") -> HttpResponse:
+    seconds = limits.upload_wait(request)
+    if seconds is not None:
+        return refuse_hasty(request, seconds)
     try:
         analysis = services.analyse_upload(files, Owner.of_upload(request))
     except UploadError as error:
@@ -92,6 +97,19 @@ def _refuse_large(request: HttpRequest) -> HttpResponse:
         most = f"at most {settings.FER_MAX_FILES} photos of {settings.FER_MAX_UPLOAD_MB:g} MB"
         return JsonResponse({"error": f"This upload is too large: {most} go into one."}, status=413)
     return render(request, "413.html", _limits(), status=413)
+
+
+def refuse_hasty(request: HttpRequest, seconds: float) -> HttpResponse:
+    """The answer to more uploads in a minute than one may send; `seconds` until the next may come."""
+    wait = math.ceil(seconds)
+    response: HttpResponse
+    if _prefers_json(request):
+        sentence = gettext("That was too much for one minute. Wait %(seconds)d seconds and send it again.")
+        response = JsonResponse({"error": sentence % {"seconds": wait}}, status=429)
+    else:
+        response = render(request, "429.html", {"seconds": wait}, status=429)
+    limits.set_retry_after(response, seconds)
+    return response
 
 
 def _refuse_without_model(request: HttpRequest) -> HttpResponse:

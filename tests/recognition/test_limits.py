@@ -3,8 +3,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.cache import caches
-from django.test import RequestFactory
+from django.test import Client, RequestFactory
+from django.urls import reverse
 from pytest_django import Settings
 
 from fer_site.broker import cache_settings
@@ -95,3 +97,27 @@ def test_a_client_s_address_is_what_the_trusted_proxy_saw(rf: RequestFactory, se
     assert is_local(rf.get("/"))
     settings.FER_HTTPS = True
     assert client_address(request) == "203.0.113.9"
+
+
+@pytest.mark.django_db
+def test_uploads_over_the_limit_are_asked_to_wait(client: Client, settings: Settings) -> None:
+    settings.FER_UPLOADS_PER_MINUTE = 1
+    client.post(reverse("analyse"))
+
+    page = client.post(reverse("analyse"))
+    answer = client.post(reverse("analyse"), headers={"accept": "application/json"})
+    of_a_sample = client.post(reverse("sample", args=["eileen-collins"]))
+
+    assert page.status_code == answer.status_code == of_a_sample.status_code == 429
+    assert 0 < int(page["Retry-After"]) <= 60
+    assert "Too much for one minute" in page.content.decode()
+    assert "Wait" in answer.json()["error"]
+
+
+@pytest.mark.django_db
+def test_who_is_logged_in_is_not_counted_with_the_neighbours(client: Client, settings: Settings) -> None:
+    settings.FER_UPLOADS_PER_MINUTE = 1
+    client.post(reverse("analyse"))
+    client.force_login(User.objects.create_user("ada"))
+
+    assert client.post(reverse("analyse")).status_code == 400  # no photo was chosen, and that is all
