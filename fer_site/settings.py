@@ -60,6 +60,7 @@ FER_MAX_VIDEO_MINUTES = positive("FER_MAX_VIDEO_MINUTES", 10.0)
 FER_VIDEO_RATE = positive("FER_VIDEO_RATE", 5.0)
 FER_UPLOADS_PER_MINUTE = positive("FER_UPLOADS_PER_MINUTE", 60)
 FER_API_PER_MINUTE = positive("FER_API_PER_MINUTE", 60)
+FER_METRICS_TOKEN = env.str("FER_METRICS_TOKEN", default="")
 
 # Django ----------------------------------------------------------------------------------------------------
 
@@ -77,6 +78,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "fer_site.logs.RequestLogMiddleware",
+    "fer_site.health.HealthMiddleware",
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "csp.middleware.CSPMiddleware",
     "fer_site.middleware.permissions_policy",
@@ -88,6 +92,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 
 ROOT_URLCONF = "fer_site.urls"
@@ -127,10 +132,14 @@ AUTH_PASSWORD_VALIDATORS = [
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
 
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "history"
+LOGOUT_REDIRECT_URL = "home"
+
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", _("English")), ("vi", _("Vietnamese"))]
 LOCALE_PATHS = [BASE_DIR / "locale"]
-TIME_ZONE = "UTC"
+TIME_ZONE = env.str("TIME_ZONE", default="UTC")
 USE_TZ = True
 
 # WhiteNoise serves every file from where it stands: nothing to collect, nothing to forget.
@@ -216,10 +225,28 @@ CACHES = cache_settings(env.str("FER_CACHE_URL", default=""), FER_BROKER_URL, FE
 
 # Log -------------------------------------------------------------------------------------------------------
 
+FER_LOG_FORMAT = env.str("FER_LOG_FORMAT", default="plain")
+if FER_LOG_FORMAT not in ("plain", "json"):
+    raise ImproperlyConfigured(f"FER_LOG_FORMAT={FER_LOG_FORMAT} is neither plain nor json.")
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"plain": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
-    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "filters": {"request": {"()": "fer_site.logs.WithRequest"}},
+    "formatters": {
+        "plain": {"()": "fer_site.logs.PlainFormatter"},
+        "json": {"()": "fer_site.logs.JsonFormatter"},
+    },
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "filters": ["request"], "formatter": FER_LOG_FORMAT},
+        "recent": {"class": "fer_site.logs.RecentErrors", "filters": ["request"], "level": "ERROR"},
+    },
+    "root": {"handlers": ["stderr", "recent"], "level": "INFO"},
+    "loggers": {
+        # What it refuses stands in our own line of the request; its errors bring their traceback.
+        "django.request": {"level": "ERROR"},
+        # Its lines of requests, under `manage.py runserver`, hold addresses.
+        "django.server": {"handlers": ["stderr"], "level": "ERROR", "propagate": False},
+        "celery": {"level": "WARNING"},
+    },
 }

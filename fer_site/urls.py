@@ -6,6 +6,8 @@ from django.views.i18n import set_language
 
 admin.site.site_header = admin.site.site_title = "FMPN-FER administration"
 
+handler500 = "fer_site.logs.server_error"
+
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("language/", set_language, name="set_language"),

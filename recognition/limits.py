@@ -20,17 +20,22 @@ def limited(key: str, per_minute: float) -> float | None:
     """
     minute, elapsed = divmod(time.time(), WINDOW)
     digest = hashlib.sha256(f"{key} {minute:.0f}".encode()).hexdigest()
-    name = f"limit-{digest[:32]}"
-    cache.add(name, 0, 2 * WINDOW)
+    counted = count(f"limit-{digest[:32]}", seconds=2 * WINDOW)
+    return WINDOW - elapsed if counted and counted > per_minute else None
+
+
+def count(name: str, amount: int = 1, seconds: int | None = None) -> int | None:
+    """Add to a counter, which is forgotten `seconds` after its first count (None: never); return its value,
+    None where there is no cache."""
+    cache.add(name, 0, seconds)
     try:
-        count = cache.incr(name)
+        return cache.incr(name, amount)
     except ValueError:  # the cache is down, or forgot it just now
         return None
-    return WINDOW - elapsed if count > per_minute else None
 
 
 def upload_wait(request: HttpRequest) -> float | None:
-    """Count an upload through the pages: by person, and by address where nobody is logged in. As `limited`."""
+    """As `limited`, for an upload through the pages: by person, or by address where nobody is logged in."""
     who = f"user {request.user.pk}" if request.user.is_authenticated else client_address(request)
     return limited(f"upload {who}", settings.FER_UPLOADS_PER_MINUTE)
 

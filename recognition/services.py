@@ -103,6 +103,10 @@ class ServedPredictor:
         assert self._current is not None
         return self._current[1]
 
+    @property
+    def is_loaded(self) -> bool:
+        return self._current is not None
+
     def _refresh(self) -> None:
         own = _Recipe.of(Path(settings.FER_CHECKPOINT))
         active = self._ask()
@@ -144,6 +148,11 @@ def get_predictor(checkpoint: Path | None = None) -> "Predictor":
     Raises PredictorError, with a sentence.
     """
     return _Recipe.of(checkpoint).load() if checkpoint else _served.get()
+
+
+def predictor_is_loaded() -> bool:
+    """Whether this process has a model, so that `get_predictor` answers at once."""
+    return _served.is_loaded
 
 
 def upload_limits() -> Limits:
@@ -233,16 +242,24 @@ def analyse_upload(files: "Sequence[File[bytes]]", owner: Owner) -> Analysis:
 
 def read_in_background(analysis: Analysis, progress: Progress) -> None:
     """What a worker does with a batch or a video."""
-    raise NotImplementedError(analysis.kind)
+    # Here and not above: they build upon this module.
+    from recognition.videos import read_video
+
+    readers = {Analysis.Kind.VIDEO: read_video}
+    readers[Analysis.Kind(analysis.kind)](analysis, progress)
 
 
 def purge_expired() -> int:
-    """Delete every analysis whose time has passed, and folders a killed process left without a row.
+    """Delete every analysis whose time has passed, folders a killed process left without a row, and uploaded
+    videos that nobody will read any more.
 
     Returns how many analyses were deleted.
     """
+    from recognition.videos import drop_raw_files
+
     _, by_model = Analysis.objects.expired().delete()
     _sweep_orphans()
+    drop_raw_files()
     purged = by_model.get(Analysis._meta.label, 0)
     if purged:
         logger.info("Purged %d expired analyses.", purged)

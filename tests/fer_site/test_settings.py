@@ -58,6 +58,7 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
         ("FER_RETENTION_HOURS", "-1", "FER_RETENTION_HOURS=-1 is not a number above zero."),
         ("FER_MAX_FILES", "0", "FER_MAX_FILES=0 is not a number above zero."),
         ("DATABASE_URL", "here", "DATABASE_URL is not an address"),
+        ("FER_LOG_FORMAT", "xml", "FER_LOG_FORMAT=xml is neither plain nor json."),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named(name: str, value: str, sentence: str) -> None:
