@@ -2,7 +2,10 @@ from django.contrib import admin
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
 
+from recognition.account_forms import AdminLoginForm
 from recognition.models import Analysis
+
+admin.site.login_form = AdminLoginForm
 
 
 @admin.register(Analysis)
