@@ -2,7 +2,10 @@
 
 import csv
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, NotRequired, Protocol, TypedDict
+from typing import TYPE_CHECKING, Final, Protocol
+
+# Pydantic, which describes these shapes to users of the API, reads no others on Python 3.11.
+from typing_extensions import NotRequired, TypedDict
 
 from ml.expressions import EXPRESSIONS
 from recognition.models import Analysis, Face, Photo
