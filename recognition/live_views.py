@@ -1,0 +1,49 @@
+"""The page with the camera, and where it sends its frames."""
+
+import logging
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.utils.translation import gettext
+from django.views.decorators.csrf import ensure_csrf_cookie
+from django.views.decorators.http import require_POST, require_safe
+
+from ml.expressions import EXPRESSIONS
+from recognition.live import LIMITS, read_frame
+from recognition.services import PredictorError
+from recognition.uploads import PhotoError
+from recognition.views import private
+
+logger = logging.getLogger(__name__)
+
+
+@private
+@ensure_csrf_cookie
+@require_safe
+def live(request: HttpRequest) -> HttpResponse:
+    response = render(request, "recognition/live.html", {"expressions": EXPRESSIONS})
+    response["Permissions-Policy"] = "camera=(self), microphone=(), geolocation=(), display-capture=()"
+    return response
+
+
+@private
+@require_POST
+def frame(request: HttpRequest) -> HttpResponse:
+    """Read the picture that is the body of the request (`?mask=1`: with motion masks), and forget it.
+
+    Answers {"width", "height", "faces", "milliseconds", "model"} (recognition.live.Frame) or {"error"}.
+    """
+    if int(request.META.get("CONTENT_LENGTH") or 0) > LIMITS.megabytes * 1_000_000:
+        sentence = gettext("This frame is too large: at most %(kilobytes)d kB are read.")
+        return _refuse(sentence % {"kilobytes": LIMITS.megabytes * 1000}, 413)
+    try:
+        return JsonResponse(read_frame(request.body, masks=request.GET.get("mask") == "1"))
+    except PhotoError as error:
+        return _refuse(str(error), 400)
+    except PredictorError as error:
+        logger.error("The model cannot be loaded: %s", error)
+        return _refuse(gettext("The model that reads expressions is missing or damaged on this server."), 503)
+
+
+def _refuse(sentence: str, status: int) -> HttpResponse:
+    return JsonResponse({"error": sentence}, status=status)
