@@ -2,10 +2,10 @@
 
 import csv
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NotRequired, Protocol
 
 # Pydantic, which describes these shapes to users of the API, reads no others on Python 3.11.
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from ml.expressions import EXPRESSIONS
 from recognition.models import Analysis, Face, Photo
