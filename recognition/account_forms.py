@@ -1,4 +1,4 @@
-"""The forms of accounts. Those that ask for a password say `wait` where it was tried too often in a minute."""
+"""The forms of accounts. Those that ask for a password may be sent a few times a minute."""
 
 from math import ceil
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""Accounts: sign up, log in, the profile, and everything taken along or deleted. Django's own auth underneath."""
+"""Accounts, on Django's own auth: sign up, log in, the profile, everything taken along or deleted."""
 
 from math import ceil
 from typing import Any
@@ -42,7 +42,7 @@ def _user(request: HttpRequest) -> User:
 
 
 class _AccountView(FormView):  # type: ignore[type-arg]  # not subscriptable when it runs
-    """A form about an account: kept out of caches and error reports, and answered 429 where it has to wait."""
+    """A form about an account: kept out of caches and error reports, 429 where it has to wait."""
 
     @method_decorator((private, sensitive_post_parameters()))
     def dispatch(self, *args: Any, **kwargs: Any) -> Any:
@@ -83,9 +83,8 @@ class SignUp(RedirectURLMixin, _AccountView):
     def form_valid(self, form: SignUpForm) -> HttpResponse:
         user = form.save()
         login(self.request, user)
-        messages.success(
-            self.request, _("Welcome, %(name)s. The account is yours.") % {"name": user.username}
-        )
+        sentence = _("Welcome, %(name)s. What you analyse from now on is kept in your account.")
+        messages.success(self.request, sentence % {"name": user.username})
         return super().form_valid(form)
 
 

@@ -31,8 +31,8 @@ CHUNK: Final = 256 * 1024  # bytes of a file that are in memory at once
 
 
 def keep_for(user: User, days: int | None) -> int:
-    """Keep all analyses of `user`, those made before as well, for `days` from when they were made; None: until
-    they are deleted.
+    """Keep all analyses of `user`, earlier ones as well, for `days` from when they were made; None: until they
+    are deleted.
 
     What is older than that already is deleted at once. Returns how many analyses that were.
     """
@@ -79,8 +79,8 @@ class _Outbox(io.RawIOBase):
 
 
 def export_everything(user: User) -> Iterator[bytes]:
-    """All that is kept of `user`, as the bytes of one ZIP: a folder an analysis, with its pictures or video and
-    what was read in them as JSON and CSV, and the notes in words and as JSON.
+    """All that is kept of `user`, as the bytes of one ZIP: a folder an analysis, with its pictures or video
+    and what was read in them as JSON and CSV, and the notes in words and as JSON.
 
     Memory stays bounded: one file's CHUNK and one analysis's report at a time. A file that is deleted
     meanwhile is left out.
