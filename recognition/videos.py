@@ -411,7 +411,7 @@ class _Result:
             self._rows.append(_row(self._tracks[number], seen))
             if seen.quality > BETTER * self._best.get(number, 0.0):
                 self._best[number] = seen.quality
-                (self._folder / f"person-{number}.jpg").write_bytes(encode_crop(seen.face.crop))
+                (self._folder / crop_name(number)).write_bytes(encode_crop(seen.face.crop))
         if len(self._rows) >= ROWS_AT_ONCE:
             self._flush()
 
@@ -492,6 +492,11 @@ def drop_raw_files() -> None:
     for analysis in ended.only("pk").iterator():
         with suppress(OSError):
             (analysis.folder / RAW).unlink(missing_ok=True)
+
+
+def crop_name(number: int) -> str:
+    """The file of a person's best crop."""
+    return f"person-{number}.jpg"
 
 
 def picture_size(analysis: Analysis) -> tuple[int, int] | None:

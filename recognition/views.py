@@ -18,9 +18,11 @@ from django.views.decorators.http import require_POST, require_safe
 
 from recognition import limits, services
 from recognition.access import Owner, own_analysis
+from recognition.models import Analysis
 from recognition.reports import report_analysis, write_csv
 from recognition.samples import SAMPLES
 from recognition.services import PredictorError, UploadError
+from recognition.video_views import video_csv, video_json, video_page
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +131,8 @@ def _home(request: HttpRequest, error: UploadError | None = None) -> HttpRespons
 @require_safe
 def analysis(request: HttpRequest, token: str) -> HttpResponse:
     own = own_analysis(request, token)
+    if own.kind == Analysis.Kind.VIDEO:
+        return video_page(request, own)
     photos = own.photos.prefetch_related("faces")
     return render(request, "recognition/analysis.html", {"analysis": own, "photos": photos})
 
@@ -148,8 +152,11 @@ def picture(request: HttpRequest, token: str, filename: str) -> HttpResponseBase
 
 @private
 @require_safe
-def download_json(request: HttpRequest, token: str) -> HttpResponse:
-    report = report_analysis(own_analysis(request, token))
+def download_json(request: HttpRequest, token: str) -> HttpResponseBase:
+    own = own_analysis(request, token)
+    if own.kind == Analysis.Kind.VIDEO:
+        return video_json(own)
+    report = report_analysis(own)
     response = JsonResponse(report, json_dumps_params={"indent": 1, "ensure_ascii": False})
     response["Content-Disposition"] = 'attachment; filename="expressions.json"'
     return response
@@ -157,10 +164,13 @@ def download_json(request: HttpRequest, token: str) -> HttpResponse:
 
 @private
 @require_safe
-def download_csv(request: HttpRequest, token: str) -> HttpResponse:
+def download_csv(request: HttpRequest, token: str) -> HttpResponseBase:
+    own = own_analysis(request, token)
+    if own.kind == Analysis.Kind.VIDEO:
+        return video_csv(own)
     response = HttpResponse(content_type="text/csv; charset=utf-8")
     response["Content-Disposition"] = 'attachment; filename="expressions.csv"'
-    write_csv(report_analysis(own_analysis(request, token)), response)
+    write_csv(report_analysis(own), response)
     return response
 
 
