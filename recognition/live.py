@@ -1,6 +1,5 @@
 """Reading the frames of a camera as they come. Nothing of a frame is kept: no row, no file, no log of it."""
 
-import base64
 import time
 from typing import TYPE_CHECKING, Final, TypedDict
 
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.alignment import place_crop
-from recognition.pictures import encode_mask
+from recognition.pictures import data_url, encode_mask
 from recognition.services import get_predictor
 from recognition.uploads import Limits, decode_photo
 
@@ -77,10 +76,10 @@ def _report(found: "FacePrediction", masks: bool) -> FaceNow:
         "probabilities": found.probabilities
         and {name: round(share, 4) for name, share in found.probabilities.items()},
         "problem": found.problem,
-        "mask": None if found.mask is None or not masks else _data_url(found.mask),
+        "mask": None if found.mask is None or not masks else _draw(found.mask),
     }
 
 
-def _data_url(mask: NDArray[np.float32]) -> str:
+def _draw(mask: NDArray[np.float32]) -> str:
     small = cv2.resize(mask, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_AREA)
-    return "data:image/png;base64," + base64.b64encode(encode_mask(np.asarray(small, np.float32))).decode()
+    return data_url(encode_mask(np.asarray(small, np.float32)))
