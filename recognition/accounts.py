@@ -4,10 +4,9 @@ import io
 import json
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from django.contrib.auth.models import User
 from django.db import transaction
@@ -16,6 +15,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from recognition import video_reports
 from recognition.models import Analysis, Profile
 from recognition.reports import report_analysis, write_csv
 
@@ -27,12 +27,12 @@ KEEP_CHOICES: Final = (
     (None, gettext_lazy("until I delete it")),
 )
 
-CHUNK: Final = 256 * 1024  # bytes of a file that are in memory at once
+CHUNK: Final = 256 * 1024  # bytes that are read, and sent, at once
+TEXTS: Final = (".json", ".csv", ".md")
 
 
 def keep_for(user: User, days: int | None) -> int:
-    """Keep all analyses of `user`, earlier ones as well, for `days` from when they were made; None: until they
-    are deleted.
+    """Keep all analyses of `user` for `days` from when each was made, or until it is deleted (None).
 
     What is older than that already is deleted at once. Returns how many analyses that were.
     """
@@ -64,17 +64,20 @@ class _Outbox(io.RawIOBase):
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
+        self.size = 0  # bytes that wait in it
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: "bytes | bytearray | memoryview", /) -> int:  # type: ignore[override]
         self._pieces.append(bytes(data))
+        self.size += len(data)
         return len(data)
 
     def take(self) -> bytes:
         taken = b"".join(self._pieces)
         self._pieces.clear()
+        self.size = 0
         return taken
 
 
@@ -82,23 +85,43 @@ def export_everything(user: User) -> Iterator[bytes]:
     """All that is kept of `user`, as the bytes of one ZIP: a folder an analysis, with its pictures or video
     and what was read in them as JSON and CSV, and the notes in words and as JSON.
 
-    Memory stays bounded: one file's CHUNK and one analysis's report at a time. A file that is deleted
-    meanwhile is left out.
+    It is sent while it is made, so that it never lies anywhere as a whole. What is deleted meanwhile is left
+    out.
     """
     outbox = _Outbox()
-    with zipfile.ZipFile(outbox, "w", zipfile.ZIP_STORED) as archive:
-        for member, text in _about(user):
-            _add_text(archive, member, text)
-            yield outbox.take()
-        for analysis in user.analyses.live().order_by("created").iterator(chunk_size=20):
-            folder = f"analyses/{timezone.localtime(analysis.created):%Y-%m-%d-%H%M%S}-{analysis.token[:6]}"
-            for name, text in _reports(analysis):
-                _add_text(archive, f"{folder}/{name}", text)
-                yield outbox.take()
-            for file in sorted(path for path in analysis.folder.rglob("*") if path.is_file()):
-                for _piece in _add_file(archive, f"{folder}/{file.relative_to(analysis.folder)}", file):
-                    yield outbox.take()
+    with zipfile.ZipFile(outbox, "w") as archive:
+        for name, pieces in _members(user):
+            about = zipfile.ZipInfo(name, time.localtime()[:6])
+            # Pictures and videos are packed already.
+            about.compress_type = zipfile.ZIP_DEFLATED if name.endswith(TEXTS) else zipfile.ZIP_STORED
+            with archive.open(about, "w", force_zip64=True) as member:
+                for piece in pieces:
+                    member.write(piece)
+                    if outbox.size >= CHUNK:
+                        yield outbox.take()
     yield outbox.take()
+
+
+def _members(user: User) -> Iterator[tuple[str, Iterable[bytes]]]:
+    """The files of the ZIP, one after the other: (name, its bytes in pieces)."""
+    for name, text in _about(user):
+        yield name, [text.encode()]
+    for analysis in user.analyses.live().order_by("created").iterator(chunk_size=20):
+        folder = f"analyses/{timezone.localtime(analysis.created):%Y-%m-%d-%H%M%S}-{analysis.token[:6]}"
+        for name, lines in _reports(analysis):
+            yield f"{folder}/{name}", (line.encode() for line in lines)
+        for file in sorted(path for path in analysis.folder.rglob("*") if path.is_file()):
+            try:
+                stream = file.open("rb")
+            except FileNotFoundError:
+                continue
+            with stream:
+                yield f"{folder}/{file.relative_to(analysis.folder)}", _chunks(stream)
+
+
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+    while chunk := stream.read(CHUNK):
+        yield chunk
 
 
 def _about(user: User) -> Iterator[tuple[str, str]]:
@@ -137,8 +160,8 @@ def _about(user: User) -> Iterator[tuple[str, str]]:
     yield "notes.md", "\n\n".join(pages) + "\n"
 
 
-def _reports(analysis: Analysis) -> Iterator[tuple[str, str]]:
-    """What was read in an analysis, and its own row, as members of the ZIP: (name, text)."""
+def _reports(analysis: Analysis) -> Iterator[tuple[str, Iterable[str]]]:
+    """What stands in an analysis's own row, and what was read in it: (name, text in pieces)."""
     about = {
         "analysis": analysis.token,
         "kind": analysis.kind,
@@ -148,30 +171,17 @@ def _reports(analysis: Analysis) -> Iterator[tuple[str, str]]:
         "expires": analysis.expires.isoformat() if analysis.expires else None,
         "note": analysis.note,
     }
-    yield "analysis.json", _json(about)
+    yield "analysis.json", [_json(about)]
+    if analysis.kind == Analysis.Kind.VIDEO:
+        yield "expressions.json", video_reports.json_parts(analysis)
+        yield "expressions.csv", video_reports.csv_lines(analysis)
+        return
     report = report_analysis(analysis)
-    yield "expressions.json", _json(report)
+    yield "expressions.json", [_json(report)]
     table = io.StringIO(newline="")
     write_csv(report, table)
-    yield "expressions.csv", table.getvalue()
+    yield "expressions.csv", [table.getvalue()]
 
 
 def _json(data: object) -> str:
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-
-
-def _add_text(archive: zipfile.ZipFile, name: str, text: str) -> None:
-    archive.writestr(name, text, compress_type=zipfile.ZIP_DEFLATED)
-
-
-def _add_file(archive: zipfile.ZipFile, name: str, file: Path) -> Iterator[None]:
-    """Put a file in, CHUNK by CHUNK, as it is: pictures and videos are packed already."""
-    try:
-        stream = file.open("rb")
-    except FileNotFoundError:
-        return
-    about = zipfile.ZipInfo(name, time.localtime()[:6])
-    with stream, archive.open(about, "w", force_zip64=True) as member:
-        while chunk := stream.read(CHUNK):
-            member.write(chunk)
-            yield

@@ -141,7 +141,7 @@ def _page(
         **_chart(request, analyses),
     }
     if chosen:
-        own = history.between(analyses, chosen, chosen).prefetch_related("photos__faces")
+        own = history.between(analyses, chosen, chosen)
         context["entries"] = [(analysis, _note_form(analysis, note_form)) for analysis in own]
         written = notes.filter(day=chosen).first()
         context["day_form"] = day_form or DayNoteForm(initial={"text": written.text if written else ""})

@@ -1,7 +1,6 @@
 """The pages. An analysis is seen by whom it belongs to (recognition.access) and is a 404 to all others."""
 
 import logging
-import math
 from collections.abc import Sequence
 
 from django.conf import settings
@@ -103,7 +102,7 @@ def _refuse_large(request: HttpRequest) -> HttpResponse:
 
 def refuse_hasty(request: HttpRequest, seconds: float) -> HttpResponse:
     """The answer to more uploads in a minute than one may send; `seconds` until the next may come."""
-    wait = math.ceil(seconds)
+    wait = limits.whole(seconds)
     response: HttpResponse
     if _prefers_json(request):
         sentence = gettext("That was too much for one minute. Wait %(seconds)d seconds and send it again.")
@@ -122,7 +121,7 @@ def _refuse_without_model(request: HttpRequest) -> HttpResponse:
 
 
 def _home(request: HttpRequest, error: UploadError | None = None) -> HttpResponse:
-    recent = Owner.of(request).analyses().prefetch_related("photos__faces")[:RECENT]
+    recent = Owner.of(request).analyses()[:RECENT]
     context = {"recent": recent, "samples": SAMPLES.values(), "error": error, **_limits()}
     return render(request, "recognition/home.html", context, status=400 if error else 200)
 

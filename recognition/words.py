@@ -18,7 +18,14 @@ _WORDS: Final[dict[str, Promise | str]] = {
     "too blurred": _("too blurred to tell"),
 }
 
+_SHORT: Final[dict[str, Promise]] = {"too small": _("too small"), "too blurred": _("too blurred")}
+
 
 def word_for(name: str) -> str:
     """The word for an expression or for a face's problem: "happiness", "too small to tell"."""
     return str(_WORDS[name])
+
+
+def short_word_for(name: str) -> str:
+    """The same where there is little room: "happiness", "too small"."""
+    return str(_SHORT.get(name) or _WORDS[name])

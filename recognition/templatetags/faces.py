@@ -8,10 +8,12 @@ from typing import Final
 from django import template
 from django.utils import timezone
 from django.utils.timesince import timesince, timeuntil
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from ml.expressions import EXPRESSIONS
 from recognition.models import Analysis, Face, Photo
-from recognition.words import word_for
+from recognition.words import short_word_for, word_for
 
 register = template.Library()
 register.filter("word", word_for)
@@ -41,35 +43,50 @@ def percent(share: float) -> str:
 def verdict(face: Face) -> str:
     """What is said of a face in a few words: "happiness, 73 %" or "too small to tell"."""
     if face.expression is None or face.probabilities is None:
-        return f"{face.problem} to tell"
-    return f"{face.expression}, {percent(face.probabilities[face.expression])}"
+        return word_for(face.problem)
+    return f"{word_for(face.expression)}, {percent(face.probabilities[face.expression])}"
 
 
 @register.filter
 def summary(analysis: Analysis) -> str:
-    """How much was found: "3 faces in 2 photos"."""
-    photos = analysis.photos.all()
-    faces = [face for photo in photos for face in photo.faces.all()]
-    return f"{_count(len(faces), 'face')} in {_count(len(photos), 'photo')}"
+    """How much was found: "3 faces in 2 photos", "1 person in a video"."""
+    if analysis.kind == Analysis.Kind.VIDEO:
+        people = analysis.tracks.count()
+        if not people:
+            return _("nobody in a video")
+        return ngettext("%(count)d person in a video", "%(count)d people in a video", people) % {
+            "count": people
+        }
+    photos = analysis.photos.count()
+    return _("%(faces)s in %(photos)s") % {
+        "faces": _faces(Face.objects.filter(photo__analysis=analysis).count()),
+        "photos": ngettext("%(count)d photo", "%(count)d photos", photos) % {"count": photos}
+        if photos
+        else _("no photos"),
+    }
 
 
 @register.filter
 def contents(photo: Photo) -> str:
     """What was found in a photo: "3 faces: 2 happiness, 1 neutral"."""
     faces = photo.faces.all()
-    found = Counter(face.expression or f"{face.problem} to tell" for face in faces)
-    what = ", ".join(f"{count} {word}" for word, count in found.most_common())
-    return _count(len(faces), "face") + (f": {what}" if what else "")
+    found = Counter(face.expression or face.problem for face in faces)
+    what = ", ".join(f"{count} {word_for(name)}" for name, count in found.most_common())
+    return _faces(len(faces)) + (f": {what}" if what else "")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+def _faces(count: int) -> str:
+    return ngettext("%(count)d face", "%(count)d faces", count) % {"count": count} if count else _("no faces")
 
 
 @register.filter
-def first_faces(analysis: Analysis) -> list[Face]:
-    """A few faces to know an analysis by."""
-    return [face for photo in analysis.photos.all() for face in photo.faces.all()][:4]
+def first_crops(analysis: Analysis) -> list[str]:
+    """The pictures of a few faces to know an analysis by."""
+    if analysis.kind == Analysis.Kind.VIDEO:
+        crops = (f"person-{number}.jpg" for number in analysis.tracks.values_list("number", flat=True)[:4])
+        return [name for name in crops if (analysis.folder / name).is_file()]
+    faces = Face.objects.filter(photo__analysis=analysis).select_related("photo")
+    return [face.crop_filename for face in faces.order_by("photo__number", "number")[:4]]
 
 
 @register.filter
@@ -81,9 +98,9 @@ def anchor(face: Face) -> str:
 @register.filter
 def ago(moment: datetime) -> str:
     """How long ago, in one unit: "5 minutes ago"."""
-    return (
-        "just now" if timezone.now() - moment < timedelta(minutes=1) else f"{timesince(moment, depth=1)} ago"
-    )
+    if timezone.now() - moment < timedelta(minutes=1):
+        return _("just now")
+    return _("%(time)s ago") % {"time": timesince(moment, depth=1)}
 
 
 @register.filter
@@ -117,7 +134,7 @@ def face_box(face: Face, photo: Photo) -> dict[str, object]:
     letters keep their size in pixels.
     """
     left, top, right, bottom = _within(face.box, photo)
-    word = face.expression or face.problem
+    word = short_word_for(face.expression or face.problem)
     number_width, word_width = 12 + 8 * len(str(face.number)), 12 + 7 * len(word)
     at_right = left > RIGHT_SHARE
     below = crowded(photo) and bottom < 1 - EDGE_SHARE

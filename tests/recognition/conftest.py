@@ -12,8 +12,10 @@ from django.urls import reverse
 from PIL import Image, ImageFilter
 from pytest_django import Settings
 
+from ml.expressions import EXPRESSIONS
 from recognition import services
-from recognition.models import Analysis
+from recognition.access import kept_until
+from recognition.models import Analysis, Face, Photo
 from recognition.samples import SAMPLES
 
 
@@ -75,3 +77,34 @@ def upload(client: Client, portrait: bytes, db: None) -> Callable[..., Analysis]
         return Analysis.objects.get(pk=response["Location"].split("/")[2])
 
     return send
+
+
+Keep = Callable[..., Analysis]
+
+
+@pytest.fixture
+def keep(db: None) -> Keep:
+    """Store an analysis of one photo as if a model had read it: a face for each of `expressions`."""
+
+    def store(expressions: tuple[str, ...] = ("happiness",), **fields: object) -> Analysis:
+        analysis = Analysis(model_name="a model", **fields)
+        if analysis.user and "expires" not in fields:
+            analysis.expires = kept_until(analysis.user, analysis.created)
+        analysis.save()
+        analysis.folder.mkdir(parents=True)
+        photo = Photo.objects.create(analysis=analysis, number=1, width=320, height=240)
+        (analysis.folder / photo.filename).write_bytes(b"a photo")
+        for number, expression in enumerate(expressions, 1):
+            face = Face.objects.create(
+                photo=photo,
+                number=number,
+                box=[10, 10, 90, 90],
+                landmarks={},
+                confidence=1,
+                probabilities={name: 0.93 if name == expression else 0.01 for name in EXPRESSIONS},
+            )
+            (analysis.folder / face.crop_filename).write_bytes(b"a face")
+            (analysis.folder / face.mask_filename).write_bytes(b"a mask")
+        return analysis
+
+    return store
