@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 import av
 import numpy as np
 from av.container import InputContainer
+from av.stream import Discard
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from django.conf import settings
@@ -170,10 +171,13 @@ def open_video(path: Path, limits: VideoLimits) -> Iterator[Video]:
             )
         # What is larger than it says is refused by the decoder itself.
         context.options = {"max_pixels": str(most)}
+        size = path.stat().st_size
+        if form == "mov" and any(entry.pos + entry.size > size for entry in stream.index_entries):
+            raise VideoError(_("This video is incomplete: its end is missing. Try to upload it again."))
         seconds = container.duration / 1_000_000 if container.duration else None
         if seconds is not None and seconds > limits.seconds + 1:
             raise _too_long(limits)
-        yield Video(container, stream, seconds, path.stat().st_size)
+        yield Video(container, stream, seconds, size)
 
 
 def _demuxer(path: Path) -> str:
@@ -198,7 +202,7 @@ def _picture_stream(container: InputContainer) -> VideoStream:
         raise VideoError(_("There is no picture in this file, only sound or nothing at all."))
     for stream in container.streams:
         if stream is not moving[0]:
-            stream.discard = "all"
+            stream.discard = Discard.all
     codec = moving[0].codec_context
     if codec is None or codec.codec.canonical_name not in CODECS:
         raise VideoError(_("This video is coded in a way that is not read here; H.264 in an MP4 always is."))
@@ -227,7 +231,7 @@ def read_frames(
     yielded = -1.0
     step = 1 / float(video.stream.guessed_rate or 25)
     video.stream.thread_type = "AUTO"
-    packets = video.container.demux(video.stream)
+    packets = _packets(video)
     while True:
         try:
             packet = next(packets, None)
@@ -257,6 +261,10 @@ def read_frames(
                 yield yielded, frame
     if not read:
         raise VideoError(_("This video is empty or damaged: no picture in it could be read."))
+
+
+def _packets(video: Video) -> Iterator[av.Packet]:
+    return video.container.demux(video.stream)
 
 
 def _broken(seconds: float) -> VideoError:

@@ -15,7 +15,7 @@ def clock(milliseconds: int) -> str:
 
 
 @register.filter
-def length(share: float) -> str:
+def extent(share: float) -> str:
     """A share of one's room, for a drawing's attribute: "64.00%"."""
     return f"{share:.2%}"
 
