@@ -51,8 +51,8 @@ def data_url(png: bytes) -> str:
 @cache
 def _viridis() -> bytes:
     """256 colours, RGB."""
-    colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_VIRIDIS)
-    return np.ascontiguousarray(colours[:, 0, ::-1]).tobytes()
+    colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_VIRIDIS)
+    return np.ascontiguousarray(colours[0, :, ::-1]).tobytes()
 
 
 def _encode(image: NDArray[np.uint8], form: str, **options: object) -> bytes:
