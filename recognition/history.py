@@ -18,7 +18,7 @@ from django.db.models.functions import Cast, TruncDate
 from django.utils import timezone
 
 from ml.expressions import EXPRESSIONS
-from recognition.models import Analysis, DayNote, Face, Track
+from recognition.models import Analysis, DayNote, Face, Sighting
 
 EARLIEST: Final = date(2000, 1, 1)
 
@@ -109,12 +109,10 @@ def _readings(analyses: QuerySet[Analysis]) -> Iterator[tuple[date, str]]:
         assert probabilities is not None
         yield timezone.localdate(created), max(probabilities, key=probabilities.__getitem__)
     # A video has a reading a frame: the database takes their averages.
-    averages = {
-        name: Avg(Cast(KT(f"sightings__probabilities__{name}"), FloatField())) for name in EXPRESSIONS
-    }
-    people = Track.objects.filter(analysis__in=own, sightings__probabilities__isnull=False).order_by()
-    for row in people.values("analysis__created", "pk").annotate(**averages):
-        yield timezone.localdate(row["analysis__created"]), max(EXPRESSIONS, key=row.__getitem__)
+    averages = {name: Avg(Cast(KT(f"probabilities__{name}"), FloatField())) for name in EXPRESSIONS}
+    seen = Sighting.objects.filter(track__analysis__in=own, probabilities__isnull=False).order_by()
+    for person in seen.values("track", "track__analysis__created").annotate(**averages):
+        yield timezone.localdate(person["track__analysis__created"]), max(EXPRESSIONS, key=person.__getitem__)
 
 
 # The chart -------------------------------------------------------------------------------------------------
