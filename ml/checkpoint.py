@@ -135,6 +135,21 @@ def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
     return Checkpoint(config, weights, metadata, stated)
 
 
+def read_name(path: Path) -> tuple[str, str]:
+    """The name and the SHA-256 that a checkpoint states, quickly: its weights are neither read nor verified.
+
+    Raises CheckpointError where the file is missing or is no checkpoint.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint at {path}.")
+    try:
+        with safe_open(path, framework="np") as file:
+            facts = json.loads(file.metadata()["fmpn"])
+        return f"{facts['preset']} {facts['sha256'][:8]}", str(facts["sha256"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of this project ({error!r}).") from error
+
+
 def to_arrays(tensors: "Mapping[str, Tensor]") -> Arrays:
     return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
 

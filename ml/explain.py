@@ -52,11 +52,13 @@ class Explanation:
     cells: int
 
 
-def explain(model: FMPN, face: NDArray[np.uint8], expression: str | None = None) -> Explanation:
+def explain(
+    model: FMPN, face: NDArray[np.uint8], expression: str | None = None, temperature: float = 1.0
+) -> Explanation:
     """Read an aligned face, RGB (H, H, 3), and explain one expression of the eight: by default the read one.
 
-    model: in eval mode, on the CPU; its weights are left as they are. Raises ValueError for a word that is
-    none of the eight.
+    model: in eval mode, on the CPU; its weights are left as they are. temperature: the checkpoint's, above 0.
+    Raises ValueError for a word that is none of the eight.
     """
     chosen = None if expression is None else expression_index(expression)
     taken = prepare_crops([face], model.config)
@@ -65,7 +67,7 @@ def explain(model: FMPN, face: NDArray[np.uint8], expression: str | None = None)
         mask = model.draw_mask(faces)
         fused = model.fuse(faces, mask)
     features, logits = _classify(model, fused)
-    probabilities = logits.detach().softmax(dim=1)[0].numpy()
+    probabilities = (logits.detach() / temperature).softmax(dim=1)[0].numpy()
     wanted = int(probabilities.argmax()) if chosen is None else chosen
     cells = _activation(features, logits[0, wanted])
     side = model.config.image_size

@@ -142,12 +142,12 @@ class ServedPredictor:
 _served = ServedPredictor()
 
 
-def get_predictor(checkpoint: Path | None = None) -> "Predictor":
+def get_predictor(checkpoint: Path | None = None, sha256: str | None = None) -> "Predictor":
     """The predictor in service, which all threads of the process share; or one of `checkpoint`, just loaded.
 
-    Raises PredictorError, with a sentence.
+    sha256: the one that `checkpoint` has to state, if that is known. Raises PredictorError, with a sentence.
     """
-    return _Recipe.of(checkpoint).load() if checkpoint else _served.get()
+    return _Recipe.of(checkpoint, sha256).load() if checkpoint else _served.get()
 
 
 def predictor_is_loaded() -> bool:

@@ -1,7 +1,7 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path, re_path
 
-from recognition import account_views, history_views, live_views, video_views, views
+from recognition import account_views, compare_views, history_views, live_views, video_views, views
 
 urlpatterns = [
     path("accounts/signup/", account_views.SignUp.as_view(), name="signup"),
@@ -25,6 +25,12 @@ urlpatterns = [
     path("a/<str:token>/video.mp4", video_views.video_file, name="video_file"),
     path("a/<str:token>/timeline.json", video_views.timeline, name="timeline"),
     path("a/<str:token>/", views.analysis, name="analysis"),
+    path("a/<str:token>/photo/<int:number>/compare/", compare_views.compare_models, name="compare"),
+    path(
+        "a/<str:token>/photo/<int:number>/face/<int:face_number>/explain/",
+        compare_views.explain,
+        name="explain",
+    ),
     path("a/<str:token>/delete/", views.delete, name="delete"),
     path("a/<str:token>/expressions.json", views.download_json, name="download_json"),
     path("a/<str:token>/expressions.csv", views.download_csv, name="download_csv"),
