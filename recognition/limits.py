@@ -40,8 +40,12 @@ def upload_wait(request: HttpRequest) -> float | None:
     return limited(f"upload {who}", settings.FER_UPLOADS_PER_MINUTE)
 
 
+def whole(seconds: float) -> int:
+    return max(1, math.ceil(seconds))
+
+
 def set_retry_after(response: HttpResponse, seconds: float) -> None:
-    response["Retry-After"] = str(max(1, math.ceil(seconds)))
+    response["Retry-After"] = str(whole(seconds))
 
 
 def client_address(request: HttpRequest) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from functools import cache
 from typing import Final
 
@@ -9,6 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+# What an analysis's pictures are called. Whoever asks for a file by its name asks for one of these.
+FILENAME: Final = re.compile(r"(photo-\d+(-face-\d+(-mask)?)?|person-\d+|poster)\.(jpg|png)", re.ASCII)
 
 # Large enough for a screen; the photo itself is not kept.
 SHOWN_SIDE: Final = 2048

@@ -1,7 +1,9 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path, re_path
 
-from recognition import account_views, compare_views, history_views, live_views, video_views, views
+from recognition import account_views, api_views, compare_views, history_views, live_views, video_views, views
+from recognition.api import api
+from recognition.pictures import FILENAME
 
 urlpatterns = [
     path("accounts/signup/", account_views.SignUp.as_view(), name="signup"),
@@ -9,6 +11,8 @@ urlpatterns = [
     path("accounts/logout/", LogoutView.as_view(), name="logout"),
     path("accounts/password/", account_views.ChangePassword.as_view(), name="password"),
     path("accounts/profile/", account_views.ProfilePage.as_view(), name="profile"),
+    path("accounts/keys/", api_views.create_token, name="create_token"),
+    path("accounts/keys/<int:pk>/revoke/", api_views.revoke_token, name="revoke_token"),
     path("accounts/export/", account_views.export, name="export"),
     path("accounts/delete-everything/", account_views.delete_all, name="delete_everything"),
     path("accounts/delete/", account_views.DeleteAccount.as_view(), name="delete_account"),
@@ -16,6 +20,8 @@ urlpatterns = [
     path("history/<int:year>/<int:month>/", history_views.month, name="history_month"),
     path("history/<int:year>/<int:month>/<int:day>/", history_views.day, name="history_day"),
     path("a/<str:token>/note/", history_views.note, name="note"),
+    path("api/v1/docs", api_views.docs, name="api_docs"),
+    path("api/v1/", api.urls),
     path("", views.home, name="home"),
     path("analyse/", views.analyse, name="analyse"),
     path("sample/<slug:slug>/", views.sample, name="sample"),
@@ -36,7 +42,7 @@ urlpatterns = [
     path("a/<str:token>/expressions.csv", views.download_csv, name="download_csv"),
     # The whole pattern is what keeps a name inside its folder.
     re_path(
-        r"^a/(?P<token>[\w-]+)/(?P<filename>(photo-\d+(-face-\d+(-mask)?)?|person-\d+|poster)\.(jpg|png))$",
+        rf"^a/(?P<token>[\w-]+)/(?P<filename>{FILENAME.pattern})$",
         views.picture,
         name="picture",
     ),
