@@ -16,22 +16,29 @@ SECONDS_OF_ABSENCE: Final = 1.0
 FURTHEST: Final = 1.0  # of its own size is how far a face may move from one analysed frame to the next
 MOST_GROWTH: Final = 2.0  # so many times larger or smaller it may become
 MOST_PEOPLE: Final = 200  # in one video; whoever comes after them is not followed
+SURE: Final = 0.95  # what a detector gives a face once at least; to folds of clothes it gives less
+MOST_WAITING: Final = 5  # sightings that are remembered of somebody who may be nobody
 FORBIDDEN: Final = 1e6
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-class Boxed(Protocol):
+class Found(Protocol):
+    """A face that a detector found; `confidence` is 0 to 1."""
+
     @property
     def box(self) -> Box: ...
 
+    @property
+    def confidence(self) -> float: ...
 
-T = TypeVar("T", bound=Boxed)
+
+T = TypeVar("T", bound=Found)
 
 
 @dataclass
 class Person(Generic[T]):
-    """A face followed over the frames. `number` counts people from 1, and is 0 until it was seen twice."""
+    """A face followed over the frames. `number` counts people from 1, and is 0 until it is sure to be one."""
 
     box: Box
     seconds: float  # when it was seen last
@@ -42,8 +49,8 @@ class Person(Generic[T]):
 class Tracker(Generic[T]):
     """Joins faces to people, frame after frame; it remembers only those who may still come back.
 
-    Somebody seen once only is mostly no face at all, so people are told of from their second sighting on,
-    with both. What they are told with, `T`, is anything that has a `box`.
+    What is seen once only, or never clearly, is mostly no face at all. So people are told of when they have
+    been seen twice and once for `SURE`, and then with what was seen just before; others are dropped.
     """
 
     def __init__(self, absence: float = SECONDS_OF_ABSENCE) -> None:
@@ -72,16 +79,20 @@ class Tracker(Generic[T]):
         """What is left to tell at the end: in a video of one single frame, everybody in it."""
         if self._frames != 1:
             return []
-        return [(number, person.waiting[0]) for number, person in enumerate(self._people, 1)]
+        sure = [person.waiting[0] for person in self._people if person.waiting[0].confidence >= SURE]
+        return list(enumerate(sure, 1))
 
     def _sighted(self, person: Person[T], seconds: float, face: T) -> list[tuple[int, T]]:
         person.box, person.seconds = face.box, seconds
-        if not person.number and self._known < MOST_PEOPLE:
+        person.waiting.append(face)
+        sure = any(sighting.confidence >= SURE for sighting in person.waiting)
+        if not person.number and sure and self._known < MOST_PEOPLE:
             self._known += 1
             person.number = self._known
         if not person.number:
+            del person.waiting[:-MOST_WAITING]
             return []
-        told = [(person.number, sighting) for sighting in (*person.waiting, face)]
+        told = [(person.number, sighting) for sighting in person.waiting]
         person.waiting = []
         return told
 

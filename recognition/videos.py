@@ -365,12 +365,15 @@ class _Seen:
         return self.face.face.box
 
     @property
+    def confidence(self) -> float:
+        assert self.face.face is not None
+        return float(self.face.face.confidence)
+
+    @property
     def quality(self) -> float:
         """How good a picture of its person it is: large, sure, and readable."""
-        assert self.face.face is not None
         left, top, right, bottom = self.box
-        side = float(max(right - left, bottom - top))
-        return side * self.face.face.confidence * (0.1 if self.face.problem else 1.0)
+        return float(max(right - left, bottom - top)) * self.confidence * (0.1 if self.face.problem else 1.0)
 
 
 def _is_ours(analysis: Analysis) -> bool:

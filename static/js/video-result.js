@@ -173,7 +173,7 @@ class Timeline {
           { ...axis, size: 46, splits: [0, 0.5, 1], values: (_, ticks) => ticks.map((tick) => `${100 * tick}\u202f%`) },
         ],
         series: [
-          { label: "", value: (_, seconds) => (seconds === null ? "–" : clock(seconds)) },
+          { label: watch.dataset.moment, class: "moment", value: (_, seconds) => (seconds === null ? "–" : clock(seconds)) },
           ...EXPRESSIONS.map((name, index) => ({
             label: words[name],
             stroke: COLOURS[index],
@@ -231,8 +231,9 @@ class Timeline {
     this.moment = moment;
     this.head.style.left = `${this.plot.valToPos(moment / 1000, "x")}px`;
     const place = Math.max(0, placeOf(this.person.times, moment + 1));
-    if (place === this.place && this.told) return;
-    this.place = place;
+    const away = moment + 1 < this.person.times[place] || moment - this.person.times[place] > GAP;
+    if (place === this.place && away === this.away) return;
+    [this.place, this.away] = [place, away];
     this.tell();
     this.frame.setAttribute("aria-valuenow", place + 1);
     this.frame.setAttribute(
@@ -243,8 +244,7 @@ class Timeline {
 
   /** While nobody points at the timeline, its key tells what is shown where the video is. */
   tell() {
-    this.told = true;
-    const column = this.places.indexOf(this.place);
+    const column = this.away ? null : this.places.indexOf(this.place);
     this.plot?.setLegend({ idxs: [column, ...EXPRESSIONS.map(() => column)] }, false);
   }
 }
