@@ -253,7 +253,8 @@ def classifier(faces: int) -> Row:
     config = checkpoint.model_config
     shape = (faces, 3 if config.colour else 1, config.image_size, config.image_size)
     batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    network, eager = open_model(checkpoint, "cpu"), Served(checkpoint.build()).eval()
+    network = open_model(checkpoint, "cpu")
+    eager = Served(checkpoint.build(), checkpoint.temperature).eval()
 
     @torch.inference_mode()
     def reference() -> tuple[Any, Any]:

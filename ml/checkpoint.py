@@ -1,11 +1,13 @@
 """Checkpoints: one safetensors file that holds the weights and all that is needed to trust and rebuild them.
 
 The file's metadata has one entry, `fmpn`, a JSON object: config, classes, crop, data, seed, git revision,
-metrics, and a SHA-256 over the rest of it and every tensor. No pickle is read or written.
+metrics, where it was calibrated `temperature` and `sure_from` (`ml.calibration`), and a SHA-256 over the rest
+of it and every tensor. No pickle is read or written.
 """
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +51,16 @@ class Checkpoint:
     @property
     def model_config(self) -> ModelConfig:
         return self.config.model
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before the softmax: above 0; 1 where it was not calibrated."""
+        return float(self.metadata.get("temperature", 1.0))
+
+    @property
+    def sure_from(self) -> float:
+        """The least probability, 0..1, of an answer that the model is sure of; 0 where that is unknown."""
+        return float(self.metadata.get("sure_from", 0.0))
 
     @property
     def name(self) -> str:
@@ -96,7 +108,6 @@ def save_checkpoint(path: Path, model: "FMPN", config: TrainConfig, facts: Mappi
 
     facts: JSON values; `preset`, `data`, `seed`, `git_revision` and `metrics` are expected.
     """
-    weights = to_arrays(model.state_dict())
     metadata = {
         "format": FORMAT,
         "config": config.to_dict(),
@@ -104,6 +115,21 @@ def save_checkpoint(path: Path, model: "FMPN", config: TrainConfig, facts: Mappi
         "crop_template": TEMPLATE.tolist(),
         **facts,
     }
+    return _write(path, to_arrays(model.state_dict()), metadata)
+
+
+def save_calibrated(
+    path: Path, checkpoint: Checkpoint, temperature: float, sure_from: float, facts: Mapping[str, Any]
+) -> str:
+    """Write the same weights with another temperature and threshold, and return the new SHA-256.
+
+    facts: JSON values on how the two were found, kept as `calibration`.
+    """
+    said = {"temperature": temperature, "sure_from": sure_from, "calibration": dict(facts)}
+    return _write(path, checkpoint.weights, {**checkpoint.metadata, **said})
+
+
+def _write(path: Path, weights: Arrays, metadata: dict[str, Any]) -> str:
     sha256 = _digest(metadata, weights)
     write_arrays(path, weights, {"fmpn": json.dumps({**metadata, "sha256": sha256})})
     return sha256
@@ -132,7 +158,14 @@ def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
         raise CheckpointError(f"The checkpoint {path} was made for another version or other expressions.")
     if metadata.get("crop_template") != TEMPLATE.tolist():
         raise CheckpointError(f"The checkpoint {path} was trained on faces cropped in another way.")
-    return Checkpoint(config, weights, metadata, stated)
+    checkpoint = Checkpoint(config, weights, metadata, stated)
+    try:
+        usable = 0 < checkpoint.temperature < math.inf and 0 <= checkpoint.sure_from <= 1
+    except (TypeError, ValueError):
+        usable = False
+    if not usable:
+        raise CheckpointError(f"The checkpoint {path} states a calibration that makes no sense.")
+    return checkpoint
 
 
 def read_name(path: Path) -> tuple[str, str]:

@@ -21,7 +21,9 @@ class ModelConfig:
 
     image_size: side of the square input in pixels. mask_channels, mask_blocks: width after the first
     convolution and number of residual blocks of the mask generator. colour: False feeds the luminance alone
-    to all three parts, so that grey and colour training sets look the same to the model.
+    to all three parts, so that grey and colour training sets look the same to the model. prior: how the
+    classifier is told of the mask. "fused" is the paper's; the others are for the ablation: "masked" shows it
+    the face times the mask, without the fusion net; "none" the face alone, the mask being drawn beside it.
     """
 
     image_size: int
@@ -29,6 +31,7 @@ class ModelConfig:
     mask_blocks: int
     backbone: Backbone
     colour: bool
+    prior: Literal["fused", "masked", "none"] = "fused"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -202,14 +203,22 @@ def predict(
     model: FMPN, faces: Tensor, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Probabilities (N, 8), rows sum to 1, and masks (N, S, S) in 0..1 of uint8 faces (N, 1 or 3, S, S)."""
+    logits, masks = predict_logits(model, faces, device)
+    return softmax(logits, axis=1), masks
+
+
+def predict_logits(
+    model: FMPN, faces: Tensor, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The same before the softmax: logits (N, 8), any finite numbers, and masks."""
     model.eval()
-    probabilities, masks = [], []
+    answers, masks = [], []
     with torch.inference_mode():
         for batch in torch.split(faces, EVALUATION_BATCH):
             logits, drawn = model(to_input(batch.to(device)).contiguous(memory_format=torch.channels_last))
-            probabilities.append(logits.float().softmax(dim=1).cpu().numpy())
+            answers.append(logits.float().cpu().numpy())
             masks.append(drawn[:, 0].float().cpu().numpy())
-    return np.concatenate(probabilities), np.concatenate(masks)
+    return np.concatenate(answers), np.concatenate(masks)
 
 
 def draw_masks(model: FMPN, faces: Tensor, device: torch.device) -> Tensor:

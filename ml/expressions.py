@@ -1,5 +1,6 @@
 """The eight expressions, in the one order that every array, table and file of this project uses."""
 
+from collections.abc import Mapping
 from typing import Final
 
 EXPRESSIONS: Final = (
@@ -37,3 +38,9 @@ def expression_index(name: str) -> int:
     if word not in EXPRESSIONS:
         raise ValueError(f"Unknown expression {name!r}: known are {', '.join(EXPRESSIONS)}.")
     return EXPRESSIONS.index(word)
+
+
+def is_sure(probabilities: Mapping[str, float], sure_from: float) -> bool:
+    """Whether the most probable of the eight expressions reaches the model's threshold (both 0..1): below it,
+    what is said is a guess."""
+    return max(probabilities.values()) >= sure_from

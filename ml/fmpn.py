@@ -163,9 +163,13 @@ class FMPN(nn.Module):
         return self.mask_generator(self.grey(faces))  # type: ignore[no-any-return]
 
     def fuse(self, faces: Tensor, mask: Tensor) -> Tensor:
-        """The fused image (B, 3, S, S) in 0..1 that the classifier sees."""
+        """The image (B, 3, S, S) in 0..1 that the classifier sees: fused, but for `ModelConfig.prior`."""
         grey = self.grey(faces)
         seen = faces if self.config.colour else grey.expand(-1, 3, -1, -1)
+        if self.config.prior == "none":
+            return seen
+        if self.config.prior == "masked":
+            return mask * seen
         return self.fusion(seen, mask * grey)  # type: ignore[no-any-return]
 
     def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,13 +182,15 @@ class Served(nn.Module):
     """What service runs: stored faces in, answers out.
 
     faces uint8 (B, 3, S, S), or (B, 1, S, S) where the model reads luminance alone → probabilities (B, K),
-    rows sum to 1, and masks (B, S, S) in 0..1.
+    rows sum to 1, and masks (B, S, S) in 0..1. temperature: what the logits are divided by before the softmax
+    (`ml.calibration`); it changes how sure the answers sound, never which one is first.
     """
 
-    def __init__(self, model: FMPN) -> None:
+    def __init__(self, model: FMPN, temperature: float = 1.0) -> None:
         super().__init__()
         self.model = model
+        self.temperature = temperature
 
     def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
         logits, mask = self.model((faces.float() / 255).expand(-1, 3, -1, -1))
-        return logits.softmax(dim=1), mask[:, 0]
+        return (logits / self.temperature).softmax(dim=1), mask[:, 0]

@@ -16,6 +16,7 @@ from sklearn.metrics import confusion_matrix
 from ml.expressions import EXPRESSIONS
 
 CONFIDENCE: Final = 0.95  # of every interval
+BINS: Final = 15  # of the expected calibration error
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,90 @@ def metrics_of(confusion: ArrayLike) -> Metrics:
     )
 
 
-def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+def evaluate_own_classes(labels: ArrayLike, probabilities: ArrayLike) -> Metrics:
+    """The zero-shot protocol: the largest among the classes that occur in `labels` wins.
+
+    For a model of eight expressions on a set that shows fewer: what the set cannot show is no answer.
+    Arguments and errors as of `evaluate_predictions`.
+    """
+    truth, scores = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    evaluate_predictions(truth, scores)  # raises
+    foreign = ~np.isin(np.arange(scores.shape[1]), truth)
+    return evaluate_predictions(truth, np.where(foreign, scores.min() - 1, scores))
+
+
+# How sure an answer is, and how right ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Answers of like confidence. low, high: its edges; confidence: their mean; accuracy: the share of right
+    ones; all 0..1. Both are 0 where there is none."""
+
+    low: float
+    high: float
+    faces: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> tuple[Bin, ...]:
+    """Sort answers by their confidence, the largest of the eight probabilities, into bins of equal width.
+
+    Guo et al. (arXiv 1706.04599, section 2): bin m of M holds ((m - 1) / M, m / M]. labels: integers (N,);
+    probabilities: (N, 8), rows sum to 1.
+    """
+    right, confidence = _answers(labels, probabilities)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    faces = np.bincount(place, minlength=bins)
+    accuracy = _share(np.bincount(place, right, minlength=bins), faces)
+    mean = _share(np.bincount(place, confidence, minlength=bins), faces)
+    return tuple(
+        Bin(index / bins, (index + 1) / bins, int(faces[index]), float(mean[index]), float(accuracy[index]))
+        for index in range(bins)
+    )
+
+
+def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> float:
+    """ECE, 0..1: the mean over answers of |accuracy - confidence| of their bin (`reliability`)."""
+    rows = reliability(labels, probabilities, bins)
+    faces = sum(row.faces for row in rows)
+    return sum(row.faces * abs(row.accuracy - row.confidence) for row in rows) / faces
+
+
+def negative_log_likelihood(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """The mean of -log p(label) in nats; p is taken to be at least 1e-12."""
+    truth, scores = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    return float(-np.log(np.clip(scores[np.arange(len(truth)), truth], 1e-12, None)).mean())
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What is said where the confidence reaches a threshold: the share of faces that is answered, and the
+    accuracy among them, None where nothing is."""
+
+    threshold: float
+    coverage: float
+    accuracy: float | None
+
+
+def coverage_at(labels: ArrayLike, probabilities: ArrayLike, threshold: float) -> Coverage:
+    """Coverage and accuracy of answers whose confidence is at least `threshold`, 0..1."""
+    right, confidence = _answers(labels, probabilities)
+    said = confidence >= threshold
+    return Coverage(threshold, float(said.mean()), float(right[said].mean()) if said.any() else None)
+
+
+def _answers(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which answers are right (N,), and how confident each is (N,)."""
+    scores = np.asarray(probabilities, dtype=np.float64)
+    return scores.argmax(axis=1) == np.asarray(labels), scores.max(axis=1)
+
+
+# Counts and shares -----------------------------------------------------------------------------------------
+
+
+def _share(part: NDArray[Any], whole: NDArray[np.int64]) -> NDArray[np.float64]:
     """part / whole, 0 where there is no whole."""
     return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
 

@@ -1,7 +1,7 @@
 """From photos to what their faces show: detection, alignment, the model; loaded once a process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ml.alignment import TEMPLATE, align_face
 from ml.checkpoint import Checkpoint, load_checkpoint
 from ml.config import ModelConfig
-from ml.expressions import EXPRESSIONS
+from ml.expressions import EXPRESSIONS, is_sure
 from ml.faces import Face, FaceDetector, load_detector
 from ml.runtime import Network, choose_device, open_network
 
@@ -41,7 +41,8 @@ class FacePrediction:
 
     face: where it is, None for a picture given as a crop. crop: uint8 RGB (192, 192, 3), aligned. mask:
     float32 (192, 192) in 0..1, where the expression moves the face. probabilities: the eight names, sum 1.
-    problem: why nothing is said of the face; mask and probabilities are None then.
+    problem: why nothing is said of the face; mask and probabilities are None then. sure_from: the least
+    probability, 0..1, of an answer that the model is sure of.
     """
 
     face: Face | None
@@ -49,6 +50,12 @@ class FacePrediction:
     mask: NDArray[np.float32] | None
     probabilities: dict[str, float] | None
     problem: Problem | None
+    sure_from: float = 0.0
+
+    @property
+    def sure(self) -> bool:
+        """Whether the most probable expression is more than a guess; never where there is a problem."""
+        return self.probabilities is not None and is_sure(self.probabilities, self.sure_from)
 
     @property
     def expression(self) -> str | None:
@@ -69,11 +76,11 @@ class PhotoPrediction:
 class Predictor:
     """A detector and a model; threads may share it.
 
-    name: the model's name for people. Images are uint8 RGB (H, W, 3).
+    name: the model's name for people. sure_from: as in FacePrediction. Images are uint8 RGB (H, W, 3).
     """
 
     def __init__(self, checkpoint: Checkpoint, detector: FaceDetector, device: str) -> None:
-        self.name = checkpoint.name
+        self.name, self.sure_from = checkpoint.name, checkpoint.sure_from
         self._config = checkpoint.model_config
         self._network = open_model(checkpoint, device)
         self._detector = detector
@@ -128,11 +135,12 @@ class Predictor:
         for index, crop in enumerate(crops):
             problem = problems[index] or ("too blurred" if sharpness(crop) < SHARPEST_BLUR else None)
             if problem:
-                results.append(FacePrediction(None, crop, None, None, problem))
+                results.append(FacePrediction(None, crop, None, None, problem, self.sure_from))
                 continue
             mask = cv2.resize(masks[index], crop.shape[:2], interpolation=cv2.INTER_LINEAR)
             named = dict(zip(EXPRESSIONS, map(float, probabilities[index]), strict=True))
-            results.append(FacePrediction(None, crop, np.asarray(mask, np.float32), named, None))
+            drawn = np.asarray(mask, np.float32)
+            results.append(FacePrediction(None, crop, drawn, named, None, self.sure_from))
         return results
 
 
@@ -161,7 +169,7 @@ def open_model(checkpoint: Checkpoint, device: str) -> Network:
     def make() -> "nn.Module":
         from ml.fmpn import Served  # torch
 
-        return Served(checkpoint.build()).eval()
+        return Served(checkpoint.build(), checkpoint.temperature).eval()
 
     config = checkpoint.model_config
     channels, side = 3 if config.colour else 1, config.image_size
@@ -189,7 +197,7 @@ def _problem_of(face: Face) -> Problem | None:
 
 
 def _with_face(read: FacePrediction, face: Face) -> FacePrediction:
-    return FacePrediction(face, read.crop, read.mask, read.probabilities, read.problem)
+    return replace(read, face=face)
 
 
 def _scaled(face: Face, x: float, y: float) -> Face:

@@ -79,6 +79,10 @@ SETTINGS: Final[dict[str, Fields]] = {
         "mask_channels": _whole("Mask generator, channels", 1, 256),
         "mask_blocks": _whole("Mask generator, blocks", 0, 32),
         "colour": _choice("Colour", [("True", "in colour"), ("False", "luminance alone")], "True".__eq__),
+        "prior": _choice(
+            "Motion prior",
+            [("fused", "fused, as published"), ("masked", "mask without fusion"), ("none", "none")],
+        ),
     },
     "mask_stage": _stage({}),
     "joint_stage": _stage(

@@ -5,6 +5,7 @@ Every change of a state is here or in `runner`; `models` draws the picture. Torc
 
 import math
 import os
+import platform
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -12,16 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID, uuid4
 
 from celery import current_app
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, F, OuterRef
+from django.db.models import Exists, F, OuterRef, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.text import slugify
@@ -30,6 +32,7 @@ from kombu.exceptions import OperationalError
 
 from ml.config import StageConfig, TrainConfig
 from ml.datasets import KINDS, DatasetError, load_samples
+from ml.runtime import available_cores
 from training.models import MOST_LOSSES, Dataset, Fold, State, TrainingRun
 
 if TYPE_CHECKING:
@@ -162,21 +165,36 @@ def create_run(request: RunRequest) -> TrainingRun:
 
 def find_unfinished(request: RunRequest) -> TrainingRun | None:
     """The latest run of exactly this request that has not succeeded: what the same command goes on with."""
-    candidates = TrainingRun.objects.exclude(state=State.SUCCEEDED).filter(
+    return _find(request, TrainingRun.objects.exclude(state=State.SUCCEEDED))
+
+
+def find_finished(request: RunRequest) -> TrainingRun | None:
+    """The latest run of exactly this request that has succeeded."""
+    return _find(request, TrainingRun.objects.filter(state=State.SUCCEEDED))
+
+
+def _find(request: RunRequest, runs: "QuerySet[TrainingRun]") -> TrainingRun | None:
+    candidates = runs.filter(
         dataset=request.dataset,
         preset=request.preset,
         stages=request.stages,
         protocol=request.protocol,
         seed=request.seed,
     )
-    config = request.config.to_dict()
     for run in candidates:
         same_sets = set(run.extra.all()) == set(request.extra)
         same_count = request.protocol != "made" or run.fold_count == request.fold_count
         same_folds = request.folds is None or set(request.folds) == {fold.number for fold in run.folds.all()}
-        if run.config == config and same_sets and same_count and same_folds:
+        if _same_config(run, request.config) and same_sets and same_count and same_folds:
             return run
     return None
+
+
+def _same_config(run: TrainingRun, config: TrainConfig) -> bool:
+    try:
+        return TrainConfig.from_dict(run.config) == config
+    except (KeyError, TypeError):  # of another version
+        return False
 
 
 def check_config(config: TrainConfig) -> None:
@@ -559,3 +577,19 @@ def git_revision() -> str | None:
         return git("rev-parse", "HEAD") + changes
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def machine() -> dict[str, Any]:
+    """What measures: the processor's name, the cores this process may use, and torch's version."""
+    return {"cpu": _cpu_name(), "cores": available_cores(), "torch": version("torch")}
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -106,9 +106,15 @@ def test_the_mask_stage_moves_the_generator_alone(tmp_path: Path) -> None:
     assert moved == {name for name in before if name.startswith("mask_generator.")}
 
 
-@pytest.mark.parametrize("batches", [3, 8, 9, 14, 20])
-def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, batches: int) -> None:
+@pytest.mark.parametrize(
+    ("batches", "prior"),
+    [(3, "fused"), (8, "fused"), (9, "fused"), (14, "fused"), (20, "fused"), (14, "masked"), (14, "none")],
+)
+def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
+    tmp_path: Path, batches: int, prior: Literal["fused", "masked", "none"]
+) -> None:
     config = small_config()
+    config = replace(config, model=replace(config.model, prior=prior))
     undisturbed = run_fold(start(tmp_path / "a", config))
     with pytest.raises(Interrupted):
         run_fold(start(tmp_path / "b", config, stop_after(batches)))

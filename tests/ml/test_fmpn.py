@@ -1,5 +1,7 @@
 """The network: shapes, sizes, and that every part learns."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
@@ -76,3 +78,30 @@ def test_without_colour_only_the_luminance_counts() -> None:
 
 def test_the_compact_preset_stays_below_20_megabytes() -> None:
     assert count(FMPN(PRESETS["compact"].model)) * 4 < 20_000_000
+
+
+def test_the_ablation_s_models_take_the_same_weights_and_see_less_of_the_prior() -> None:
+    """The three parts are there in each; what reaches the classifier differs."""
+    fused = FMPN(ModelConfig(64, 4, 1, "mobilenet_v2", colour=False)).eval()
+    faces, grey_mask = torch.rand(2, 3, 64, 64), torch.full((2, 1, 64, 64), 0.25)
+    priors: tuple[Literal["fused", "masked", "none"], ...] = ("fused", "masked", "none")
+    seen = {}
+    for prior in priors:
+        model = FMPN(ModelConfig(64, 4, 1, "mobilenet_v2", colour=False, prior=prior)).eval()
+        model.load_state_dict(fused.state_dict(), strict=True)
+        with torch.inference_mode():
+            seen[prior] = model.fuse(faces, grey_mask)
+            torch.testing.assert_close(model.draw_mask(faces), fused.draw_mask(faces))
+        assert seen[prior].shape == (2, 3, 64, 64)
+    grey = fused.grey(faces).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(seen["none"], grey)
+    torch.testing.assert_close(seen["masked"], grey / 4)
+    assert not torch.allclose(seen["fused"], grey)
+
+
+def test_a_classifier_alone_asks_nothing_of_the_mask() -> None:
+    model = FMPN(ModelConfig(64, 4, 1, "mobilenet_v2", colour=False, prior="none"))
+    logits, mask = model(torch.rand(4, 3, 64, 64))
+    nn.functional.cross_entropy(logits, torch.tensor([0, 3, 5, 7])).backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is None for parameter in model.mask_generator.parameters())
+    assert mask.shape == (4, 1, 64, 64)

@@ -6,7 +6,18 @@ import pytest
 from numpy.typing import NDArray
 
 from ml.expressions import EXPRESSIONS
-from ml.metrics import evaluate_predictions, format_metrics, metrics_of, paired_test, summarise_folds
+from ml.metrics import (
+    Coverage,
+    coverage_at,
+    evaluate_own_classes,
+    evaluate_predictions,
+    expected_calibration_error,
+    format_metrics,
+    metrics_of,
+    paired_test,
+    reliability,
+    summarise_folds,
+)
 
 ANGER, FEAR, HAPPINESS, NEUTRAL = (EXPRESSIONS.index(n) for n in ("anger", "fear", "happiness", "neutral"))
 
@@ -194,3 +205,37 @@ def test_no_p_value_is_made_up_where_there_is_nothing_to_test() -> None:
 def test_runs_with_unequal_numbers_of_folds_do_not_pair_up() -> None:
     with pytest.raises(ValueError, match="2 and 1 folds do not pair up"):
         paired_test([0.9, 0.8], [0.9])
+
+
+def test_among_its_own_classes_a_set_is_not_asked_for_others() -> None:
+    probabilities = np.zeros((2, 8))
+    probabilities[0, [NEUTRAL, ANGER, HAPPINESS]] = 0.5, 0.3, 0.2  # neutral, which the set does not show
+    probabilities[1, [NEUTRAL, ANGER, HAPPINESS]] = 0.6, 0.1, 0.3
+    labels = [ANGER, HAPPINESS]
+    assert evaluate_predictions(labels, probabilities).accuracy == 0
+    assert evaluate_own_classes(labels, probabilities).accuracy == 1
+    assert evaluate_own_classes(labels, np.log(probabilities + 1e-9)).accuracy == 1  # logits as well
+
+
+def test_calibration_error_weighs_the_gap_of_every_bin_by_its_faces() -> None:
+    """Three answers at 0.9 of which two are right, one wrong at 0.5: |2/3 - 0.9| and |0 - 0.5|."""
+    confidences = np.array([0.9, 0.9, 0.9, 0.5])
+    probabilities = np.zeros((4, 8))
+    probabilities[:, ANGER], probabilities[:, FEAR] = confidences, 1 - confidences
+    probabilities[3, FEAR], probabilities[3, NEUTRAL] = 0.25, 0.25
+    labels = [ANGER, ANGER, FEAR, FEAR]
+    expected = (3 * abs(2 / 3 - 0.9) + 1 * 0.5) / 4
+    assert expected_calibration_error(labels, probabilities) == pytest.approx(expected)
+    bins = reliability(labels, probabilities)
+    assert len(bins) == 15
+    assert [(row.faces, row.accuracy) for row in bins if row.faces] == [(1, 0), (3, pytest.approx(2 / 3))]
+    assert all(row.low < row.confidence <= row.high for row in bins if row.faces)
+
+
+def test_coverage_counts_what_is_said_and_how_much_of_it_is_right() -> None:
+    probabilities = np.zeros((4, 8))
+    probabilities[:, ANGER] = [0.9, 0.8, 0.7, 0.6]
+    labels = [ANGER, FEAR, ANGER, FEAR]
+    assert coverage_at(labels, probabilities, 0.7) == Coverage(0.7, 0.75, pytest.approx(2 / 3))
+    assert coverage_at(labels, probabilities, 0.0).coverage == 1
+    assert coverage_at(labels, probabilities, 0.95) == Coverage(0.95, 0.0, None)

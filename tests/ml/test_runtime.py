@@ -43,7 +43,7 @@ def test_the_bundled_model_answers_as_in_eager_torch() -> None:
     checkpoint = load_checkpoint(BUNDLED)
     side = checkpoint.model_config.image_size
     faces = np.random.default_rng(0).integers(0, 256, (5, 1, side, side), dtype=np.uint8)
-    eager = Served(checkpoint.build()).eval()
+    eager = Served(checkpoint.build(), checkpoint.temperature).eval()
     with torch.inference_mode():
         probabilities, masks = (tensor.numpy() for tensor in eager(torch.from_numpy(faces)))
     network = open_model(checkpoint, "cpu")
