@@ -15,6 +15,7 @@ from celery import current_app
 from django.conf import settings
 from django.db.models import F, Q
 from django.utils import timezone
+from django.utils.translation import gettext, gettext_noop
 from kombu import Connection  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
 
@@ -100,7 +101,7 @@ def run(token: str, work: Callable[[Analysis, Progress], None]) -> None:
         _end(analysis, State.FAILED, str(error))
     except Exception:
         logger.exception("A %s could not be read.", analysis.kind)
-        _end(analysis, State.FAILED, "Something went wrong on this server. Its log says what.")
+        _end(analysis, State.FAILED, gettext_noop("Something went wrong on this server. Its log says what."))
     else:
         _end(analysis, State.DONE)
 
@@ -115,7 +116,7 @@ def requeue_lost() -> None:
     silent = timezone.now() - LOST_AFTER
     lost = Analysis.objects.filter(state=State.RUNNING, heartbeat__lt=silent)
     lost.filter(attempts__gte=ATTEMPTS).update(
-        state=State.FAILED, error="It ended its worker three times, so it is not tried again."
+        state=State.FAILED, error=gettext_noop("It ended its worker three times, so it is not tried again.")
     )
     lost.update(state=State.QUEUED, heartbeat=None)
     forgotten = Analysis.objects.filter(Q(heartbeat__lt=silent) | Q(heartbeat=None), state=State.QUEUED)
@@ -144,7 +145,7 @@ def _send(tokens: list[str]) -> None:
                     retry=False,
                 )
             except (OperationalError, *connection.connection_errors) as error:
-                raise QueueError(f"The broker stopped answering: {error}.") from error
+                raise _unreachable() from error
 
 
 @contextmanager
@@ -161,7 +162,10 @@ def _broker() -> Iterator[Connection]:
         try:
             _ = connection.default_channel  # connects, and asks for a sign of life
         except (OperationalError, *connection.connection_errors) as error:
-            raise QueueError(
-                "The workers cannot be reached now, so nothing was kept. Try again in a minute."
-            ) from error
+            raise _unreachable() from error
         yield connection
+
+
+def _unreachable() -> QueueError:
+    sentence = gettext("The workers cannot be reached now, so nothing was kept. Try again in a minute.")
+    return QueueError(sentence)

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Final
 
 from django.contrib.staticfiles import finders
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
 
 
 @dataclass(frozen=True)
 class Sample:
     slug: str
-    title: str
-    source: str
+    title: Promise
+    source: Promise
 
     @property
     def thumbnail(self) -> str:
@@ -27,7 +29,7 @@ class Sample:
 SAMPLES: Final = {
     sample.slug: sample
     for sample in (
-        Sample("eileen-collins", "Eileen Collins, astronaut", "NASA, public domain"),
-        Sample("grace-hopper", "Grace Hopper, computer scientist", "U.S. Navy, public domain"),
+        Sample("eileen-collins", _("Eileen Collins, astronaut"), _("NASA, public domain")),
+        Sample("grace-hopper", _("Grace Hopper, computer scientist"), _("U.S. Navy, public domain")),
     )
 }

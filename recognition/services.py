@@ -14,6 +14,8 @@ from django.core.files import File
 from django.db import Error as DatabaseError
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from ml.in_service import InService, checkpoint_in_service
 from recognition.access import Owner
@@ -46,7 +48,11 @@ class UploadError(Exception):
 
 
 def too_many_files() -> UploadError:
-    return UploadError(f"At most {settings.FER_MAX_FILES} photos go into one upload.")
+    most = settings.FER_MAX_FILES
+    sentence = ngettext(
+        "At most %(most)d photo goes into one upload.", "At most %(most)d photos go into one upload.", most
+    )
+    return UploadError(sentence % {"most": most})
 
 
 @dataclass(frozen=True)
@@ -220,7 +226,7 @@ def analyse_upload(files: "Sequence[File[bytes]]", owner: Owner) -> Analysis:
     stored.
     """
     if not files:
-        raise UploadError("Choose at least one photo first.")
+        raise UploadError(_("Choose at least one photo first."))
     if len(files) > settings.FER_MAX_FILES:
         raise too_many_files()
     predictor = get_predictor()
@@ -229,12 +235,12 @@ def analyse_upload(files: "Sequence[File[bytes]]", owner: Owner) -> Analysis:
         try:
             image = decode_photo(file, upload_limits())
         except PhotoError as error:
-            draft.add_rejection(number, file.name or "a file without a name", str(error))
+            draft.add_rejection(number, file.name or _("a file without a name"), str(error))
             continue
         draft.add_photo(number, encode_photo(image), predictor.predict([image])[0])
     if not draft.photos:
         raise UploadError(
-            "There was no photo in this upload that could be read.",
+            _("There was no photo in this upload that could be read."),
             [(rejection.name, rejection.reason) for rejection in draft.rejections],
         )
     return draft.store()

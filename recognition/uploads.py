@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
+from django.utils.functional import Promise
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 # Pillow can read far more (EPS, PSD, FITS…), much of it never meant for strangers' files. MPO is how many
 # phones save a JPEG: the photo first, a depth map or a second view after it.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "MPO")
-ACCEPTED: Final = "JPEG, PNG and WebP photos are accepted"
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp"})
 
 MIN_SIDE: Final = 20  # less holds no face that could be read
@@ -25,25 +27,25 @@ MAX_SIDE: Final = 30_000  # OpenCV counts the columns it samples in 16 bits
 BACKDROP: Final = (128, 128, 128)
 
 # How files that people mix up with photos begin: (offset, bytes, what it is).
-SIGNATURES: Final = (
-    (0, b"GIF8", "a GIF image"),
-    (0, b"%!PS", "an EPS drawing"),
-    (0, b"\xc5\xd0\xd3\xc6", "an EPS drawing"),
-    (0, b"%PDF", "a PDF document"),
-    (0, b"II*\0", "a TIFF image"),
-    (0, b"MM\0*", "a TIFF image"),
-    (0, b"8BPS", "a Photoshop file"),
-    (0, b"BM", "a BMP image"),
-    (0, b"PK\x03\x04", "a ZIP archive or an office document"),
-    (4, b"ftyphei", "a HEIC photo"),
-    (4, b"ftyphev", "a HEIC photo"),
-    (4, b"ftypmif", "a HEIC photo"),
-    (4, b"ftypavif", "an AVIF image"),
-    (4, b"ftyp", "a video"),
-    (0, b"\x1aE\xdf\xa3", "a video"),
-    (0, b"\xff\xd8\xff", "a damaged JPEG"),
-    (0, b"\x89PNG", "a damaged PNG"),
-    (8, b"WEBP", "a damaged WebP"),
+SIGNATURES: Final[tuple[tuple[int, bytes, Promise], ...]] = (
+    (0, b"GIF8", _("a GIF image")),
+    (0, b"%!PS", _("an EPS drawing")),
+    (0, b"\xc5\xd0\xd3\xc6", _("an EPS drawing")),
+    (0, b"%PDF", _("a PDF document")),
+    (0, b"II*\0", _("a TIFF image")),
+    (0, b"MM\0*", _("a TIFF image")),
+    (0, b"8BPS", _("a Photoshop file")),
+    (0, b"BM", _("a BMP image")),
+    (0, b"PK\x03\x04", _("a ZIP archive or an office document")),
+    (4, b"ftyphei", _("a HEIC photo")),
+    (4, b"ftyphev", _("a HEIC photo")),
+    (4, b"ftypmif", _("a HEIC photo")),
+    (4, b"ftypavif", _("an AVIF image")),
+    (4, b"ftyp", _("a video")),
+    (0, b"\x1aE\xdf\xa3", _("a video")),
+    (0, b"\xff\xd8\xff", _("a damaged JPEG")),
+    (0, b"\x89PNG", _("a damaged PNG")),
+    (8, b"WEBP", _("a damaged WebP")),
 )
 
 
@@ -78,9 +80,8 @@ def decode_photo(source: bytes | Readable, limits: Limits) -> NDArray[np.uint8]:
     try:
         picture.load()  # a JPEG cut to a fifth opens and verifies: only loading it tells
     except Exception as error:  # broken files make decoders raise nearly anything
-        raise PhotoError(
-            f"This {_format(picture)} is damaged or incomplete: not all of it could be read."
-        ) from error
+        sentence = gettext("This %(format)s is damaged or incomplete: not all of it could be read.")
+        raise PhotoError(sentence % {"format": _format(picture)}) from error
     # EXIF is written by anything and anyhow, and a photo is not refused for its notes.
     with suppress(Exception):
         ImageOps.exif_transpose(picture, in_place=True)
@@ -91,31 +92,37 @@ def _read(source: bytes | Readable, limits: Limits) -> bytes:
     most = int(limits.megabytes * 1_000_000)
     data = source[: most + 1] if isinstance(source, bytes) else source.read(most + 1)
     if not data:
-        raise PhotoError("This file is empty.")
+        raise PhotoError(gettext("This file is empty."))
     if len(data) > most:
-        raise PhotoError(f"This file is larger than {limits.megabytes:g} MB, the most that is accepted.")
+        sentence = gettext("This file is larger than %(most)s MB, the most that is accepted.")
+        raise PhotoError(sentence % {"most": f"{limits.megabytes:g}"})
     return data
 
 
 def _open(data: bytes, limits: Limits) -> Image.Image:
     """Read the header alone, and refuse what must not be decoded."""
-    too_many = f"This picture has more than {limits.megapixels:g} megapixels, the most that is accepted."
+    too_many = gettext("This picture has more than %(most)s megapixels, the most that is accepted.") % {
+        "most": f"{limits.megapixels:g}"
+    }
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoError(too_many) from error
     except Exception as error:  # broken files make parsers raise nearly anything
-        raise PhotoError(f"This is {_describe(data)}; {ACCEPTED}.") from error
+        sentence = gettext("This is %(what)s; JPEG, PNG and WebP photos are accepted.")
+        raise PhotoError(sentence % {"what": _describe(data)}) from error
     width, height = picture.size
     if width * height > limits.megapixels * 1_000_000:
         raise PhotoError(too_many)
     if min(width, height) < MIN_SIDE:
-        raise PhotoError(
-            f"This picture is {width} × {height} pixels, too small to hold a face: "
-            f"at least {MIN_SIDE} × {MIN_SIDE} are needed."
+        sentence = gettext(
+            "This picture is %(width)d × %(height)d pixels, too small to hold a face: "
+            "at least %(least)d × %(least)d are needed."
         )
+        raise PhotoError(sentence % {"width": width, "height": height, "least": MIN_SIDE})
     if max(width, height) > MAX_SIDE:
-        raise PhotoError(f"This picture is longer than {MAX_SIDE:,} pixels, the most that is accepted.")
+        sentence = gettext("This picture is longer than %(most)s pixels, the most that is accepted.")
+        raise PhotoError(sentence % {"most": f"{MAX_SIDE:,}"})
     return picture
 
 
@@ -123,17 +130,17 @@ def _describe(data: bytes) -> str:
     """Say in words what a refused file is."""
     for offset, signature, what in SIGNATURES:
         if data.startswith(signature, offset):
-            return what
+            return str(what)
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<svg", b"<?xml", b"<!doctype svg")) and b"<svg" in data[:4096].lower():
-        return "an SVG drawing"
+        return gettext("an SVG drawing")
     try:
         data[:1024].decode("utf-8")
     except UnicodeDecodeError as error:
         # A character cut in two by the slice is still text.
         if error.start < len(data[:1024]) - 3:
-            return "not a picture known here"
-    return "not a picture known here" if b"\0" in data[:1024] else "a text file"
+            return gettext("not a picture known here")
+    return gettext("not a picture known here") if b"\0" in data[:1024] else gettext("a text file")
 
 
 def _format(picture: Image.Image) -> str:

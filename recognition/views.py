@@ -95,8 +95,9 @@ def _refuse(request: HttpRequest, error: UploadError) -> HttpResponse:
 
 def _refuse_large(request: HttpRequest) -> HttpResponse:
     if _prefers_json(request):
-        most = f"at most {settings.FER_MAX_FILES} photos of {settings.FER_MAX_UPLOAD_MB:g} MB"
-        return JsonResponse({"error": f"This upload is too large: {most} go into one."}, status=413)
+        sentence = gettext("This upload is too large: at most %(files)d photos of %(most)s MB go into one.")
+        most = {"files": settings.FER_MAX_FILES, "most": f"{settings.FER_MAX_UPLOAD_MB:g}"}
+        return JsonResponse({"error": sentence % most}, status=413)
     return render(request, "413.html", _limits(), status=413)
 
 
@@ -115,7 +116,9 @@ def refuse_hasty(request: HttpRequest, seconds: float) -> HttpResponse:
 
 def _refuse_without_model(request: HttpRequest) -> HttpResponse:
     if _prefers_json(request):
-        sentence = "The model that reads expressions is missing or damaged on this server. Nothing was kept."
+        sentence = gettext(
+            "The model that reads expressions is missing or damaged on this server. Nothing was kept."
+        )
         return JsonResponse({"error": sentence}, status=503)
     return render(request, "503.html", status=503)
 
@@ -177,7 +180,7 @@ def download_csv(request: HttpRequest, token: str) -> HttpResponseBase:
 @require_POST
 def delete(request: HttpRequest, token: str) -> HttpResponse:
     own_analysis(request, token).delete()
-    messages.success(request, "Deleted. The photos and everything read in them are gone.")
+    messages.success(request, gettext("Deleted. The photos and everything read in them are gone."))
     return redirect("home")
 
 

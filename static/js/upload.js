@@ -14,12 +14,18 @@ const status = progress.querySelector("[role=status]");
 /** The photos to send, each beside its line in the list. @type {Map<File, HTMLLIElement>} */
 const photos = new Map();
 
-function plural(count, noun) {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+const language = document.documentElement.lang;
+const inWords = send.textContent;
+
+/** The form's own sentence of that name, in the page's language, with its [places] filled. */
+function say(name, places = {}) {
+  const sentence = "count" in places ? name + (places.count === 1 ? "One" : "Other") : name;
+  return form.dataset[sentence].replace(/\[(\w+)\]/g, (_, place) => places[place]);
 }
 
 function size(bytes) {
-  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+  if (bytes < 1e6) return `${Math.max(1, Math.round(bytes / 1e3))} kB`;
+  return `${(bytes / 1e6).toLocaleString(language, { minimumFractionDigits: 1, maximumFractionDigits: 1 })} MB`;
 }
 
 function element(name, properties = {}, ...children) {
@@ -38,7 +44,7 @@ function complain(sentence, rejections = []) {
 
 function refresh() {
   const count = photos.size;
-  send.textContent = count ? `Read ${plural(count, "photo")}` : "Read the expressions";
+  send.textContent = count ? say("read", { count }) : inWords;
   send.disabled = count === 0;
 }
 
@@ -62,16 +68,16 @@ function add(files) {
   problem.hidden = true;
   for (const file of files) {
     if (photos.size >= maxFiles) {
-      complain(`At most ${maxFiles} photos go into one upload; the first ${maxFiles} were taken.`);
+      complain(say("tooMany"));
       break;
     }
     if (file.size > maxMegabytes * 1e6) {
-      complain(`${file.name} is larger than ${maxMegabytes} MB and was left out.`);
+      complain(say("tooLarge", { name: file.name }));
       continue;
     }
     const canvas = element("canvas", { width: 96, height: 72 });
     const remove = element("button", { type: "button", textContent: "×", className: "remove" });
-    remove.setAttribute("aria-label", `Leave out ${file.name}`);
+    remove.setAttribute("aria-label", say("leaveOut", { name: file.name }));
     const line = element(
       "li",
       {},
@@ -137,12 +143,12 @@ function uploading(event) {
   if (!event.lengthComputable) return;
   const percent = Math.round((100 * event.loaded) / event.total);
   bar.value = percent;
-  status.textContent = `Sending ${plural(photos.size, "photo")}: ${percent}\u202f%`;
+  status.textContent = `${say("sending", { count: photos.size })}: ${percent}\u202f%`;
 }
 
 function analysing(count) {
   bar.removeAttribute("value"); // there is no telling how many faces will be found
-  status.textContent = `Analysing ${plural(count, "photo")}, usually about a second each…`;
+  status.textContent = say("analysing", { count });
 }
 
 function answered({ status: code, response }) {
@@ -156,14 +162,8 @@ function answered({ status: code, response }) {
     chosen.replaceChildren();
   }
   busy(false);
-  complain(
-    response?.error ??
-      (code === 413 ? "This upload is too large. Send fewer photos at a time."
-        : code === 403 ? "This page has grown old. Load it again and send the photos from there."
-        : code === 0 ? "The connection was lost. Nothing was kept; try again."
-        : "Something broke on our side. Nothing was kept; trying again may work."),
-    response?.rejections,
-  );
+  const why = { 413: "allTooLarge", 403: "old", 0: "lost" }[code] ?? "broken";
+  complain(response?.error ?? say(why), response?.rejections);
 }
 
 form.addEventListener("submit", (event) => {
@@ -181,7 +181,7 @@ form.addEventListener("submit", (event) => {
   request.upload.addEventListener("load", () => analysing(photos.size));
   request.addEventListener("loadend", () => answered(request));
   busy(true);
-  status.textContent = `Sending ${plural(photos.size, "photo")}…`;
+  status.textContent = `${say("sending", { count: photos.size })}…`;
   request.send(data);
 });
 
