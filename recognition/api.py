@@ -24,6 +24,7 @@ from django.http.multipartparser import MultiPartParserError
 from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.log import log_response
 from django.utils.translation import gettext
 from django.utils.translation import gettext_noop as _
 from ninja import NinjaAPI, Query
@@ -250,7 +251,8 @@ def delete_analysis(request: HttpRequest, token: str) -> Status[None]:
 def list_pictures(request: HttpRequest, token: str) -> Pictures:
     analysis = _own(request, token)
     names = [path.name for path in analysis.folder.glob("*") if FILENAME.fullmatch(path.name)]
-    names.sort(key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
+    # photo-10 after photo-9, and a photo before its faces.
+    names.sort(key=lambda name: ([int(number) for number in re.findall(r"\d+", name)], len(name)))
     return Pictures(
         pictures=[
             Picture(
@@ -444,10 +446,14 @@ def without_model(request: HttpRequest, error: PredictorError) -> HttpResponse:
 
 @api.exception_handler(Exception)
 def unexpected(request: HttpRequest, error: Exception) -> HttpResponse:
-    logger.error("A call of the API failed.", exc_info=error)
-    return _error(
+    response = _error(
         request,
         500,
         gettext("Something broke on our side. Nothing of this call was kept, and trying again may work."),
         request=getattr(request, "request_id", ""),
     )
+    # As Django logs what a page does not expect.
+    log_response(
+        "%s: %s", response.reason_phrase, request.path, response=response, request=request, exception=error
+    )
+    return response

@@ -2,13 +2,16 @@
 
 import base64
 import json
+import os
 import re
-from collections.abc import Callable
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
@@ -135,8 +138,8 @@ def test_the_list_has_one_s_own_the_newest_first(program: Client, ada: User, sto
 def test_pictures_are_listed_and_fetched(program: Client, stored: Analysis) -> None:
     pictures = program.get(f"{ANALYSES}/{stored.token}/pictures").json()["pictures"]
 
-    assert [picture["name"] for picture in pictures][0] == "photo-1.jpg"
-    assert len(pictures) == 3
+    names = [picture["name"] for picture in pictures]
+    assert names == ["photo-1.jpg", "photo-1-face-1.jpg", "photo-1-face-1-mask.png"]
     for picture in pictures:
         response = program.get(picture["url"])
         assert b"".join(response) == b"\xff\xd8 of a picture"  # type: ignore[arg-type]
@@ -292,7 +295,7 @@ def test_without_a_model_it_says_so(program: Client, monkeypatch: pytest.MonkeyP
 
 
 def test_an_error_that_nobody_expected_has_the_number_of_its_line_in_the_log(
-    program: Client, monkeypatch: pytest.MonkeyPatch
+    program: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def break_down(*_: object) -> None:
         raise RuntimeError("of holiday.jpg")
@@ -301,6 +304,8 @@ def test_an_error_that_nobody_expected_has_the_number_of_its_line_in_the_log(
 
     response = upload(program, ("holiday.jpg", b"a"))
 
+    (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert line.exc_info is not None
     assert response.status_code == 500
     assert response.json()["request"] == response["X-Request-ID"]
     assert "holiday" not in response.json()["error"]
@@ -442,3 +447,46 @@ def test_the_page_of_the_api_keeps_to_the_policy_and_the_screen(
 
 
 # The text of docs/api.md ------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_examples_in_the_docs_do_what_they_say(
+    live_server: LiveServer, key: str, portrait: bytes, tmp_path: Path
+) -> None:
+    text = (Path(django_settings.BASE_DIR) / "docs" / "api.md").read_text()
+    examples = re.findall(r"^```(bash|python)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in examples] == ["bash"] * 5 + ["python"]
+    (tmp_path / "portrait.jpg").write_bytes(portrait)
+    (tmp_path / "notes.txt").write_text("to do")
+    environment = os.environ | {"FER_SITE": live_server.url, "FER_TOKEN": key}
+    programs = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+
+    said = [
+        subprocess.run(
+            [*programs[language], example],
+            cwd=tmp_path,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        ).stdout
+        for language, example in examples
+    ]
+
+    analysis = json.loads((tmp_path / "analysis.json").read_text())
+    shown = json.loads(re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0])
+    assert shapes(analysis) == shapes(shown)
+    assert json.loads(said[1])["state"] == "done"
+    assert json.loads(said[2])["count"] == 2
+    assert (tmp_path / "face.jpg").read_bytes().startswith(b"\xff\xd8")
+    assert "happiness: " in said[5]
+    assert "photo-1-face-1-mask.png" in said[5]
+    assert Analysis.objects.count() == 1  # two were deleted
+
+
+def shapes(value: object) -> object:
+    """The names in some JSON, without its values."""
+    if isinstance(value, dict):
+        return {name: shapes(inner) for name, inner in value.items()}
+    return [shapes(inner) for inner in value] if isinstance(value, list) else None
