@@ -29,6 +29,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 OURS: Final = ("method", "route", "status", "milliseconds", "user")
 PROBES: Final = ("/livez", "/readyz", "/metrics")
+FRAMES: Final = "/live/frame/"  # twenty a second from every open camera
 
 SECRETS: Final = (
     (re.compile(r"\bfer_[\w-]{8,}"), "fer_…"),
@@ -117,9 +118,10 @@ def _id_of(request: HttpRequest) -> str:
 
 def _log(request: HttpRequest, status: int, milliseconds: float) -> None:
     where = route(request)
-    if request.path in PROBES or (where == "-" and status < 400):  # machines, and files of the page
+    quiet = where in ("-", FRAMES) and status < 400  # files of the page, and frames
+    if quiet or request.path in PROBES:
         return
-    count(f"requests-{time.time() // 60:.0f}", seconds=600)
+    count(requests_counter(time.time()), seconds=600)
     logger.info(
         "%s %s: %d in %.0f ms",
         request.method,
@@ -134,6 +136,11 @@ def _log(request: HttpRequest, status: int, milliseconds: float) -> None:
             "user": _user_id(request),
         },
     )
+
+
+def requests_counter(moment: float) -> str:
+    """The counter of the requests in the minute of `moment`, in seconds since 1970."""
+    return f"requests-{moment // 60:.0f}"
 
 
 def route(request: HttpRequest) -> str:

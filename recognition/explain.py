@@ -48,8 +48,7 @@ def explain_face(face: Face, model: Model, expression: str | None) -> Explained:
             network = checkpoint.build()
         except CheckpointError as error:
             raise PredictorError(str(error)) from error
-        temperature = float(checkpoint.metadata.get("temperature", 1.0))
-        explanation = explain(network, crop, expression, temperature)
+        explanation = explain(network, crop, expression, checkpoint.temperature)
     fused = (explanation.fused * 255).round().astype("uint8")
     return Explained(
         expression=explanation.expression,
