@@ -5,7 +5,7 @@ itself needs TensorFlow (about 1.6 GB and seven seconds before the first face). 
 `TensorflowMtcnn`, behind one setting; ours gives the same faces without it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.runtime import Network, available_cores, open_network
+from ml.runtime import Network, open_network
+from ml.sheets import Piece, pack
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,13 +29,15 @@ CELL: Final = 12
 STRIDE: Final = 2
 PYRAMID_FACTOR: Final = 0.709
 PROPOSAL_THRESHOLD, REFINE_THRESHOLD, OUTPUT_THRESHOLD = 0.6, 0.7, 0.8
+LOGIT_OF_PROPOSAL: Final = float(np.log(PROPOSAL_THRESHOLD / (1 - PROPOSAL_THRESHOLD)))
 OVERLAP_IN_SCALE, OVERLAP = 0.5, 0.7
 
-# At most this many pixels, and this many candidates, go through a network at once: a photo of 40 megapixels
-# then needs no more memory for its activations than a small one.
-PIXELS_AT_ONCE: Final = 2**18
-CANDIDATES_AT_ONCE: Final = 512
-SHAPE_STEP: Final = 32  # the first network sees sides of whole multiples of this
+# The first network sees sheets of one size, into which all scales of a photo are cut and packed; the others
+# this many candidates at once (`make bench`: fewer cost more each, more leave larger remainders).
+SHEET_CELLS: Final = 64  # along a side
+SHEET_MARGIN: Final = (CELL - STRIDE) // STRIDE  # what the last cell reaches beyond its own stride
+REFINED_AT_ONCE, OUTPUT_AT_ONCE = 16, 4
+CANDIDATES_AT_ONCE: Final = 512  # bounds the memory that a group photo of 40 megapixels needs
 
 # The weight files are joblib pickles: only these very bytes are ever unpickled.
 WEIGHTS_SHA256: Final = {
@@ -85,9 +88,10 @@ class Mtcnn:
 
     def __init__(self, device: str = "cpu") -> None:
         """Open the networks on "cpu" or "cuda"; raises DetectorError where weights are missing or altered."""
-        self._proposal = _open("pnet", (1, 48, 48, 3), "?,?,?,3", device)
-        self._refine = _open("rnet", (1, 24, 24, 3), "?,24,24,3", device)
-        self._output = _open("onet", (1, 48, 48, 3), "?,48,48,3", device)
+        sheet = SHEET_CELLS * STRIDE + CELL - STRIDE  # pixels
+        self._proposal = _open("pnet", (1, sheet, sheet, 3), device)
+        self._refine = _open("rnet", (REFINED_AT_ONCE, 24, 24, 3), device)
+        self._output = _open("onet", (OUTPUT_AT_ONCE, 48, 48, 3), device)
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """Return the faces in `image`, RGB uint8 (H, W, 3), the most confident first.
@@ -117,19 +121,19 @@ class Mtcnn:
         """Return the first network's candidate boxes (N, 4) over all scales of the photo."""
         height, width = photo.shape[:2]
         scales = _pyramid(min(height, width))
-        bands = [
-            (scale, top, band)
-            for scale in scales
-            for top, band in _bands(_resize(photo, int(width * scale), int(height * scale)))
+        if not len(scales):
+            return np.empty((0, 4))
+        levels = [_resize(photo, int(width * scale), int(height * scale)) for scale in scales]
+        pieces = pack([_cells(level) for level in levels], SHEET_CELLS, SHEET_MARGIN)
+        (cells,) = self._proposal(_lay_out(levels, pieces))
+        boxes, scores, of_level = _boxes_of_cells(cells, pieces)
+        boxes /= scales[of_level, None]
+        kept = [
+            _suppress(boxes[of_level == level], scores[of_level == level], OVERLAP_IN_SCALE)
+            for level in range(len(scales))
         ]
-        results = self._proposal([_padded(band) for _, _, band in bands])
-        found: dict[float, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
-        for (scale, top, band), (offsets, scores) in zip(bands, results, strict=True):
-            boxes, sure = _boxes_of_cells(offsets[0], scores[0], band.shape)
-            boxes[:, 1::2] += top
-            found.setdefault(scale, []).append((boxes / scale, sure))
-        kept = [_suppress(*_joined(parts), OVERLAP_IN_SCALE) for parts in found.values()]
-        return _suppress(*_joined(kept), OVERLAP)[0]
+        boxes, scores = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+        return _suppress(boxes, scores, OVERLAP)[0]
 
 
 class TensorflowMtcnn:
@@ -152,21 +156,18 @@ class TensorflowMtcnn:
         return [_to_face(row[1:5], row[6:16].reshape(2, 5).T, row[5]) for row in rows]
 
 
-def _open(name: str, example: tuple[int, ...], shape: str, device: str) -> Network:
+def _open(name: str, shape: tuple[int, ...], device: str) -> Network:
     def make() -> "nn.Module":
         from ml.mtcnn import load_net  # torch
 
         return load_net(name)
 
     weights = f"{name}-{WEIGHTS_SHA256[name][:8]}"
-    return open_network(weights, "ml.mtcnn", make, np.zeros(example, np.float32), shape, device)
+    return open_network(weights, "ml.mtcnn", make, np.zeros(shape, np.float32), device)
 
 
 def _run(network: Network, crops: NDArray[np.float32]) -> list[NDArray[np.float64]]:
-    """Run a network on all candidates of a photo, side by side in parts, and join its outputs."""
-    size = min(CANDIDATES_AT_ONCE, max(8, -(-len(crops) // available_cores())))
-    results = network([crops[start : start + size] for start in range(0, len(crops), size)])
-    return [np.concatenate(parts).astype(np.float64) for parts in zip(*results, strict=True)]
+    return [output.astype(np.float64) for output in network(crops)]
 
 
 def _require_rgb(image: NDArray[np.uint8]) -> None:
@@ -181,52 +182,55 @@ def _pyramid(shorter_side: int) -> NDArray[np.float64]:
     return scales
 
 
-def _resize(image: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.float32)
+def _resize(photo: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    """Shrink (H, W, 3) to (height, width), with one row and one column more that repeat the last ones."""
+    level = np.empty((height + 1, width + 1, 3), np.float32)
+    cv2.resize(photo, (width, height), dst=level[:-1, :-1], interpolation=cv2.INTER_AREA)
+    level[-1] = level[-2]
+    level[:, -1] = level[:, -2]
+    return level
 
 
-def _bands(photo: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Cut (H, W, 3) into overlapping bands whose cells, one below the other, are those of the whole.
-
-    Gives each with the row at which it begins.
-    """
-    rows_of_cells = _cells(len(photo))
-    step = max(PIXELS_AT_ONCE // (photo.shape[1] * STRIDE), 8)
-    for first in range(0, rows_of_cells, step):
-        top = first * STRIDE
-        yield top, photo[top : top + step * STRIDE + CELL - STRIDE]
+def _cells(level: NDArray[np.float32]) -> tuple[int, int]:
+    """How many rows and columns of cells a level has; the last of an odd side needs what was repeated."""
+    height, width = ((side - 1 - CELL + 1) // STRIDE + 1 for side in level.shape[:2])
+    return height, width
 
 
-def _cells(side: int) -> int:
-    """How many cells lie along a side; the last one of an odd side reaches one pixel beyond it."""
-    return (side - CELL + 1) // STRIDE + 1
-
-
-def _padded(band: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Bring (H, W, 3) to whole multiples of SHAPE_STEP, (1, H', W', 3): few shapes, few compilations."""
-    height, width = band.shape[:2]
-    down, right = -height % SHAPE_STEP, -width % SHAPE_STEP
-    grown = cv2.copyMakeBorder(band, 0, down, 0, right, cv2.BORDER_REPLICATE)
-    return np.asarray(grown, np.float32)[None]
+def _lay_out(levels: Sequence[NDArray[np.float32]], pieces: Sequence[Piece]) -> NDArray[np.float32]:
+    """Return sheets (N, S, S, 3) with the pixels of every piece, each in its place."""
+    side = SHEET_CELLS * STRIDE + CELL - STRIDE
+    sheets = np.zeros((pieces[-1].sheet + 1, side, side, 3), np.float32)
+    for piece in pieces:
+        height, width = (cells * STRIDE + CELL - STRIDE for cells in (piece.rows, piece.columns))
+        top, left = piece.top * STRIDE, piece.left * STRIDE
+        sheet_top, sheet_left = piece.sheet_top * STRIDE, piece.sheet_left * STRIDE
+        sheets[piece.sheet, sheet_top : sheet_top + height, sheet_left : sheet_left + width] = levels[
+            piece.rectangle
+        ][top : top + height, left : left + width]
+    return sheets
 
 
 def _boxes_of_cells(
-    offsets: NDArray[np.float32], scores: NDArray[np.float32], shape: tuple[int, ...]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return boxes (N, 4) in pixels of the band, and scores (N,), of the cells that may hold a face."""
-    rows, columns = np.nonzero(scores[: _cells(shape[0]), : _cells(shape[1])] > PROPOSAL_THRESHOLD)
-    corner = np.stack((columns, rows), axis=1).astype(np.float64) * STRIDE
+    cells: NDArray[np.float32], pieces: Sequence[Piece]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return the cells of all sheets that may hold a face: boxes (N, 4) in pixels of their level, scores (N,)
+    and levels (N,)."""
+    owner = np.full(cells.shape[:3], -1)
+    for number, piece in enumerate(pieces):
+        rows = slice(piece.sheet_top, piece.sheet_top + piece.rows)
+        columns = slice(piece.sheet_left, piece.sheet_left + piece.columns)
+        owner[piece.sheet, rows, columns] = number
+    logits = cells[..., 5] - cells[..., 4]
+    found = np.nonzero((logits > LOGIT_OF_PROPOSAL) & (owner >= 0))
+    scores = 1 / (1 + np.exp(-logits[found].astype(np.float64)))
+    facts = [(p.rectangle, p.left - p.sheet_left, p.top - p.sheet_top) for p in pieces]
+    level, right, down = np.array(facts)[owner[found]].T
+    _, row, column = found
+    corner = np.stack((column + right, row + down), axis=1).astype(np.float64) * STRIDE
     # The package counts a cell from its second pixel to the one after its last: a side of 11.
-    cells = np.concatenate((corner + 1, corner + CELL), axis=1)
-    return cells + offsets[rows, columns] * np.float64(CELL - 1), scores[rows, columns].astype(np.float64)
-
-
-def _joined(
-    parts: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    boxes = [np.empty((0, 4)), *(boxes for boxes, _ in parts)]
-    scores = [np.empty(0), *(scores for _, scores in parts)]
-    return np.concatenate(boxes), np.concatenate(scores)
+    boxes = np.concatenate((corner + 1, corner + CELL), axis=1)
+    return boxes + cells[found][:, :4] * np.float64(CELL - 1), scores, level
 
 
 def _crop(photo: NDArray[np.float32], boxes: NDArray[np.float64], size: int) -> NDArray[np.float32]:

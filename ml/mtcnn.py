@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ml.faces import WEIGHTS_SHA256, DetectorError
 
@@ -25,16 +26,15 @@ def load_net(name: str) -> nn.Module:
     """
     net = NETS[name]()
     _fill(net, _read_weights(name))
+    _take_bytes(net)
     return net.eval()
 
 
-def to_input(photo: Tensor) -> Tensor:
-    """(N, H, W, 3) in 0..255 -> (N, 3, H, W) around 0, as the package scales it."""
-    return ((photo - 127.5) / 128).permute(0, 3, 1, 2)
-
-
 class ProposalNet(nn.Module):
-    """(N, H, W, 3) -> box offsets (N, h, w, 4) and face probabilities (N, h, w), one a cell."""
+    """(N, H, W, 3) -> (N, h, w, 6): a cell's four box offsets, and the logits of no face and of a face.
+
+    In one array: what is left to do, a cell in a hundred needs.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,9 +46,11 @@ class ProposalNet(nn.Module):
         self.offsets = nn.Conv2d(32, 4, 1)
         self.classes = nn.Conv2d(32, 2, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.features(to_input(x))
-        return self.offsets(x).permute(0, 2, 3, 1), self.classes(x).softmax(dim=1)[:, 1]
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        x = self.features(x.permute(0, 3, 1, 2))
+        heads = zip(self.offsets.parameters(), self.classes.parameters(), strict=True)
+        weight, bias = (torch.cat(parts) for parts in heads)
+        return (F.conv2d(x, weight, bias).permute(0, 2, 3, 1),)
 
 
 class RefineNet(nn.Module):
@@ -66,7 +68,7 @@ class RefineNet(nn.Module):
         self.classes = nn.Linear(128, 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.features(to_input(x))
+        x = self.features(x.permute(0, 3, 1, 2))
         return self.offsets(x), self.classes(x).softmax(dim=1)[:, 1]
 
 
@@ -87,7 +89,7 @@ class OutputNet(nn.Module):
         self.classes = nn.Linear(256, 2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x = self.features(to_input(x))
+        x = self.features(x.permute(0, 3, 1, 2))
         return self.offsets(x), self.classes(x).softmax(dim=1)[:, 1], self.landmarks(x)
 
 
@@ -133,3 +135,11 @@ def _fill(net: nn.Module, weights: list[NDArray[np.float32]]) -> None:
         elif array.ndim == 2:  # a dense layer: in, out -> out, in
             array = array.T
         parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)).reshape(parameter.shape))
+
+
+@torch.no_grad()
+def _take_bytes(net: nn.Module) -> None:
+    """Let the first layer scale 0..255 to (x - 127.5) / 128, what the weights were trained on."""
+    weight, bias = list(net.parameters())[:2]
+    bias.sub_(weight.sum(dim=(1, 2, 3)) * (127.5 / 128))
+    weight.div_(128)

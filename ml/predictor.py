@@ -31,7 +31,6 @@ EYES_SHARE: Final = float(TEMPLATE[1, 0] - TEMPLATE[0, 0])  # the eyes' distance
 # What `sharpness` gives at most for a face too blurred to tell: about half of the least among 1,500 faces of
 # FER+ train (0.085), that is less detail than the model was ever shown.
 SHARPEST_BLUR: Final = 0.045
-FACES_AT_ONCE: Final = 16
 CROP_SIZE: Final = 192  # what is kept to be looked at; the model reads its own smaller size of it
 
 
@@ -127,10 +126,7 @@ class Predictor:
     def _read(self, crops: Sequence[Image], problems: Sequence[Problem | None]) -> list[FacePrediction]:
         if not crops:
             return []
-        faces = prepare_crops(crops, self._config)
-        parts = [faces[start : start + FACES_AT_ONCE] for start in range(0, len(faces), FACES_AT_ONCE)]
-        outputs = self._network([np.ascontiguousarray(part) for part in parts])
-        probabilities, masks = (np.concatenate(arrays) for arrays in zip(*outputs, strict=True))
+        probabilities, masks = self._network(prepare_crops(crops, self._config))
         results = []
         for index, crop in enumerate(crops):
             problem = problems[index] or ("too blurred" if sharpness(crop) < SHARPEST_BLUR else None)
@@ -173,9 +169,9 @@ def open_model(checkpoint: Checkpoint, device: str) -> Network:
 
     config = checkpoint.model_config
     channels, side = 3 if config.colour else 1, config.image_size
-    example = np.zeros((2, channels, side, side), np.uint8)
-    name = f"fmpn-{checkpoint.sha256[:16]}"
-    return open_network(name, "ml.fmpn", make, example, f"?,{channels},{side},{side}", device)
+    # Most photos have one face, and four at once cost each of them but a fifth less.
+    example = np.zeros((1, channels, side, side), np.uint8)
+    return open_network(f"fmpn-{checkpoint.sha256[:16]}", "ml.fmpn", make, example, device)
 
 
 def sharpness(crop: Image) -> float:

@@ -3,7 +3,10 @@
 On a CPU a network is exported once, which takes torch and some seconds, and opened from the folder of exports
 ever after, which takes a tenth of a second and no torch: a process that only reads photos never imports it.
 (`make bench`: a face in half of eager torch's time.) An export is known by the network's weights, the code
-that defines it and OpenVINO's version, so it is never stale.
+that defines it, the shape it is made for and OpenVINO's version, so it is never stale.
+
+There a network sees inputs of one shape, ever. OpenVINO's code for a shape that is fixed takes half the time
+of its code for any shape; and every further shape costs milliseconds to compile for, and memory to keep.
 """
 
 import hashlib
@@ -12,7 +15,8 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +32,7 @@ Arrays = tuple[NDArray[Any], ...]
 
 DEVICES: Final = ("auto", "cpu", "cuda")
 GPU_DRIVERS: Final = ("libcuda.so.1", "nvcuda.dll")
+BATCHES_ON_GPU: Final = 64  # of a CPU's batches, how many a GPU takes at once: bounds its memory
 
 _exports = Path.home() / ".cache" / "fmpn-fer" / "exports"
 
@@ -35,11 +40,8 @@ _exports = Path.home() / ".cache" / "fmpn-fer" / "exports"
 class Network(Protocol):
     """A network ready to run; threads may share it."""
 
-    def __call__(self, batches: Sequence[NDArray[Any]]) -> list[Arrays]:
-        """Run each input by itself, side by side where the machine can, and return its outputs.
-
-        Inputs need not be of one size, where the network takes several.
-        """
+    def __call__(self, inputs: NDArray[Any]) -> Arrays:
+        """Run N ≥ 1 inputs, (N, …) of the network's own shape and type; every output has N rows too."""
         ...
 
 
@@ -88,33 +90,34 @@ def _has_gpu() -> bool:
 
 
 def open_network(
-    name: str, module: str, make: "Callable[[], nn.Module]", example: NDArray[Any], shape: str, device: str
+    name: str, module: str, make: "Callable[[], nn.Module]", example: NDArray[Any], device: str
 ) -> Network:
     """Open a network on "cpu" or "cuda".
 
     name: of the weights, their digest in it. module: of the code that defines the network, as `ml.fmpn`.
-    make: builds it, in eval mode. It takes one array, such as `example`, whose sizes may change where `shape`
-    ("?,3,?,?") has a question mark, and gives a tuple of arrays.
+    make: builds it, in eval mode. It takes one array and gives a tuple of arrays. example: one such array,
+    (B, …): a CPU runs B inputs at once, no more and no fewer.
     """
     if device == "cuda":
-        return _on_gpu(make())
-    folder = _exports / f"{name}-{_code_digest(module)}"
+        return _on_gpu(make(), len(example) * BATCHES_ON_GPU)
+    folder = _exports / f"{name}-{_code_digest(module, example.shape)}"
     if not _is_whole(folder):
-        _export(make(), example, shape, folder)
+        _export(make(), example, folder)
     return _on_cpu(folder / "model.xml")
 
 
-def _on_gpu(network: "nn.Module") -> Network:
+def _on_gpu(network: "nn.Module", at_once: int) -> Network:
     import torch
 
     network = network.requires_grad_(False).to("cuda")
     turn = threading.Lock()
 
     @torch.inference_mode()
-    def run(batches: Sequence[NDArray[Any]]) -> list[Arrays]:
+    def run(inputs: NDArray[Any]) -> Arrays:
         with turn:
-            outputs = [network(torch.from_numpy(batch).to("cuda", non_blocking=True)) for batch in batches]
-            return [tuple(array.cpu().numpy() for array in arrays) for arrays in outputs]
+            batches = torch.split(torch.from_numpy(inputs), at_once)
+            outputs = [network(batch.to("cuda", non_blocking=True)) for batch in batches]
+            return tuple(torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True))
 
     return run
 
@@ -122,47 +125,59 @@ def _on_gpu(network: "nn.Module") -> Network:
 def _on_cpu(path: Path) -> Network:
     import openvino
 
-    # One stream a core and one thread a stream: a photo's scales run beside each other, and so do requests,
-    # without fighting for the cores. Full precision: the answers are eager torch's to five digits.
+    # One stream a core and one thread a stream: the batches of a photo run beside each other, and so do
+    # requests, without fighting for the cores. Full precision: the answers are eager torch's to five digits.
     cores = available_cores()
     compiled = _core().compile_model(
         path,
         "CPU",
-        {
-            "NUM_STREAMS": cores,
-            "INFERENCE_NUM_THREADS": cores,
-            "INFERENCE_PRECISION_HINT": "f32",
-            # Code for shapes seen before: the default keeps 5,000 of them in memory.
-            "CPU_RUNTIME_CACHE_CAPACITY": 256,
-        },
+        {"NUM_STREAMS": cores, "INFERENCE_NUM_THREADS": cores, "INFERENCE_PRECISION_HINT": "f32"},
     )
-    idle: list[openvino.InferRequest] = []
+    size: int = compiled.input().shape[0]
+    idle: deque[openvino.InferRequest] = deque()
 
-    def run(batches: Sequence[NDArray[Any]]) -> list[Arrays]:
-        requests = []
+    def start(batch: NDArray[Any]) -> openvino.InferRequest:
         try:
-            for batch in batches:
-                request = idle.pop() if idle else compiled.create_infer_request()
-                requests.append(request)
-                request.start_async({0: batch}, share_inputs=True)
-            for request in requests:
-                request.wait()
-            return [
-                tuple(
-                    np.array(request.get_output_tensor(index).data) for index in range(len(compiled.outputs))
-                )
-                for request in requests
-            ]
-        finally:
-            idle.extend(requests)
+            request = idle.pop()
+        except IndexError:
+            request = compiled.create_infer_request()
+        # Where the last batch is not full, what was there before is run again and not looked at.
+        request.get_input_tensor().data[: len(batch)] = batch
+        request.start_async()
+        return request
+
+    def run(inputs: NDArray[Any]) -> Arrays:
+        outputs = tuple(
+            np.empty((len(inputs), *output.shape[1:]), output.element_type.to_dtype())
+            for output in compiled.outputs
+        )
+        running: deque[tuple[int, openvino.InferRequest]] = deque()
+
+        def finish() -> None:
+            first, request = running.popleft()
+            request.wait()
+            for index, output in enumerate(outputs):
+                rows = output[first : first + size]
+                rows[...] = request.get_output_tensor(index).data[: len(rows)]
+            idle.append(request)
+
+        for first in range(0, len(inputs), size):
+            if len(running) == 2 * cores:  # each stream has one more to go on with
+                finish()
+            running.append((first, start(inputs[first : first + size])))
+        while running:
+            finish()
+        return outputs
 
     return run
 
 
 @cache
 def _core() -> Any:
+    import cv2
     import openvino
 
+    cv2.setNumThreads(1)  # several photos, and the batches of one, share the cores already
     return openvino.Core()
 
 
@@ -171,7 +186,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _export(network: "nn.Module", example: NDArray[Any], shape: str, folder: Path) -> None:
+def _export(network: "nn.Module", example: NDArray[Any], folder: Path) -> None:
     """Write the network for OpenVINO, whole or not at all."""
     import warnings
 
@@ -181,7 +196,7 @@ def _export(network: "nn.Module", example: NDArray[Any], shape: str, folder: Pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about the tracer that OpenVINO uses
         model = openvino.convert_model(network.requires_grad_(False), example_input=torch.from_numpy(example))
-    model.reshape(f"[{shape}]")
+    model.reshape(example.shape)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -210,10 +225,10 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _code_digest(module: str) -> str:
-    """Changes with the code of `module`, this file and OpenVINO's version."""
+def _code_digest(module: str, shape: tuple[int, ...]) -> str:
+    """Changes with the code of `module`, this file, the shape and OpenVINO's version."""
     spec = importlib.util.find_spec(module)
-    digest = hashlib.sha256(version("openvino").encode())
+    digest = hashlib.sha256(f"{version('openvino')} {shape}".encode())
     for path in (spec and spec.origin, __file__):
         assert path, f"{module} is a file of this project"
         digest.update(Path(path).read_bytes())
