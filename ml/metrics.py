@@ -9,9 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 from scipy.special import stdtrit  # quantiles of Student's t
-from sklearn.metrics import confusion_matrix
 
 from ml.expressions import EXPRESSIONS
 
@@ -67,6 +65,8 @@ def evaluate_predictions(labels: ArrayLike, probabilities: ArrayLike) -> Metrics
         raise ValueError("Labels must be whole numbers from 0 to 7.")
     if not np.isfinite(scores).all():
         raise ValueError("A probability is not a finite number: the model has diverged.")
+
+    from sklearn.metrics import confusion_matrix  # slow to import too
 
     return metrics_of(confusion_matrix(truth, scores.argmax(axis=1), labels=classes))
 
@@ -230,6 +230,8 @@ def paired_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
 
     Raises ValueError where they do not pair up or there is no fold.
     """
+    from scipy import stats  # nearly a second to import, which no start of the site needs
+
     ours, theirs = _finite(first), _finite(second)
     if ours.shape != theirs.shape:
         raise ValueError(f"{len(ours)} and {len(theirs)} folds do not pair up.")
