@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import StringIO
@@ -40,6 +40,8 @@ SECONDS_TO_END_A_BATCH: Final = 45  # of a large network without a GPU
 FREE_SPACE: Final = 100_000_000  # bytes that the database and a first upload need at the least
 SECONDS_TO_TRY_AGAIN: Final = 10
 WEB_THREADS: Final = 8
+# The C library of Linux gives every thread a heap of its own, and each keeps what its largest photo took.
+WEB_ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2"}
 TRAINING_WORKER: Final = "training worker"
 ANALYSIS_WORKER: Final = "analysis worker"
 
@@ -58,9 +60,15 @@ class Service:
     patience: float = SECONDS_TO_STOP
 
     @classmethod
-    def start(cls, name: str, *command: str | Path, patience: float = SECONDS_TO_STOP) -> "Service":
+    def start(
+        cls,
+        name: str,
+        *command: str | Path,
+        patience: float = SECONDS_TO_STOP,
+        environment: Mapping[str, str] | None = None,
+    ) -> "Service":
         # A session of its own: Ctrl-C in the terminal reaches only us, and we stop the parts in order.
-        process = subprocess.Popen(command, cwd=settings.BASE_DIR, start_new_session=True)
+        process = subprocess.Popen(command, cwd=settings.BASE_DIR, env=environment, start_new_session=True)
         return cls(name, process, time.monotonic(), patience)
 
     def has_ended(self) -> bool:
@@ -342,7 +350,7 @@ def _start_celery(name: str, *options: str, patience: float = SECONDS_TO_STOP) -
 
 
 def start_web(port: int) -> Service:
-    return Service.start("web server", *web_command(port))
+    return Service.start("web server", *web_command(port), environment=WEB_ENVIRONMENT | os.environ)
 
 
 def web_command(port: int) -> list[str]:
