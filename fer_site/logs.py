@@ -29,6 +29,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 OURS: Final = ("method", "route", "status", "milliseconds", "user")
 PROBES: Final = ("/livez", "/readyz", "/metrics")
+FREQUENT: Final = ("/live/frame/", "/a/<str:token>/progress.json")  # a page asks again and again
 FRAMES: Final = "/live/frame/"  # twenty a second from every open camera
 
 SECRETS: Final = (
@@ -122,7 +123,8 @@ def _log(request: HttpRequest, status: int, milliseconds: float) -> None:
     if quiet or request.path in PROBES:
         return
     count(requests_counter(time.time()), seconds=600)
-    logger.info(
+    logger.log(
+        logging.DEBUG if where in FREQUENT and status < 400 else logging.INFO,
         "%s %s: %d in %.0f ms",
         request.method,
         where,

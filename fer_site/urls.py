@@ -4,8 +4,6 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.i18n import set_language
 
-admin.site.site_header = admin.site.site_title = "FMPN-FER administration"
-
 handler500 = "fer_site.logs.server_error"
 
 urlpatterns = [
