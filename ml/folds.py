@@ -123,6 +123,26 @@ def read_fold_lists(kind: str, root: Path) -> list[Fold]:
     return folds
 
 
+def clean_folds(folds: Sequence[Fold]) -> list[Fold]:
+    """The same held-out faces, each fold trained on all others that any of the lists names.
+
+    What is trained on is neither one of the fold's held-out pictures, nor a copy of one, nor shows one of its
+    people: so the old lists of JAFFE, two of which leak, can be compared with. Raises DatasetError for a
+    picture that cannot be read.
+    """
+    named = sorted(
+        {sample.path: sample for fold in folds for sample in (*fold.train, *fold.test)}.items(),
+    )
+    samples = [sample for _, sample in named]
+    digests = dict(zip((path for path, _ in named), pixel_digests([path for path, _ in named]), strict=True))
+    cleaned = []
+    for fold in folds:
+        people, pictures = _subjects(fold.test), {digests[sample.path] for sample in fold.test}
+        train = (s for s in samples if s.subject not in people and digests[s.path] not in pictures)
+        cleaned.append(Fold(fold.number, tuple(train), fold.test))
+    return cleaned
+
+
 def split_fold(kind: str, root: Path) -> Fold:
     """Make one fold, number 0, of the set's own train and validation splits.
 

@@ -100,6 +100,7 @@ class TrainingRun(models.Model):
     class Protocol(models.TextChoices):
         SPLIT = "split", "one run: the set's train part, watched on its validation part"
         LISTS = "lists", "the set's own fold lists"
+        CLEAN = "clean", "its own test lists, each trained on everybody else in them"
         MADE = "made", "new folds: stratified, no person on both sides"
 
     name = models.CharField(max_length=100)

@@ -61,7 +61,7 @@ shutting_down = Event()
 
 Progress = Callable[[str, int, int], None]  # what is being read, done, of how many
 Stages = Literal["both", "mask", "joint"]
-Protocol = Literal["split", "lists", "made"]
+Protocol = Literal["split", "lists", "clean", "made"]
 
 
 class LaunchError(Exception):
@@ -308,12 +308,13 @@ def folds_of(
     dataset: Dataset, protocol: Protocol, fold_count: int = 1, seed: int = 0
 ) -> "list[FoldOfSamples]":
     """A set's folds under a protocol, as `ml.folds` gives them; raises DatasetError."""
-    from ml.folds import make_folds, read_fold_lists, split_fold
+    from ml.folds import clean_folds, make_folds, read_fold_lists, split_fold
 
     if protocol == "split":
         return [split_fold(dataset.kind, dataset.path)]
-    if protocol == "lists":
-        return read_fold_lists(dataset.kind, dataset.path)
+    if protocol in ("lists", "clean"):
+        folds = read_fold_lists(dataset.kind, dataset.path)
+        return folds if protocol == "lists" else clean_folds(folds)
     if fold_count < 2:
         raise LaunchError("New folds are at least two.")
     return make_folds(load_samples(dataset.kind, dataset.path, "all"), fold_count, seed)

@@ -5,31 +5,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ml.checkpoint import CheckpointError, load_checkpoint
+from ml.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from ml.datasets import DatasetError, Sample, load_samples
-from ml.metrics import Metrics, format_metrics, metrics_of, summarise_folds
+from ml.metrics import summarise_folds
 from ml.runtime import choose_device
-from training.evaluation import evaluate_checkpoint, read_list
+from training.evaluation import Evaluation, evaluate_checkpoint, read_list
 from training.management.arguments import (
     add_dataset_arguments,
     add_device_argument,
     find_datasets,
     fold_numbers,
 )
+from training.management.foreground import progress_bar
+from training.models import Dataset
+from training.results import facts, measurement, write_document
 from training.services import LaunchError, folds_of
 
 Part = tuple[str, Path, Sequence[Sample]]  # a name for it, the checkpoint, the faces
 
 
 class Command(BaseCommand):
-    help = "Print accuracy, macro-F1, the table of classes and the confusion matrix of a checkpoint."
+    help = "Print how well a checkpoint reads: accuracy, calibration, the table of classes, the confusions."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_dataset_arguments(parser, several=False)
@@ -39,7 +39,7 @@ class Command(BaseCommand):
         faces.add_argument(
             "--folds", type=fold_numbers, default=(), metavar="0-9|0,3|all", help="each fold's held-out faces"
         )
-        parser.add_argument("--protocol", choices=("lists", "made"), default="lists", help="of the folds")
+        parser.add_argument("--protocol", choices=("lists", "clean", "made"), default="lists")
         parser.add_argument("--fold-count", type=int, default=10, metavar="10", help="of the protocol made")
         parser.add_argument("--seed", type=int, default=0, help="of the protocol made")
         parser.add_argument(
@@ -48,42 +48,47 @@ class Command(BaseCommand):
             metavar="FILE",
             help="default: FER_CHECKPOINT's; {fold} in it stands for a fold's number",
         )
+        parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
         add_device_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        results: dict[str, Metrics] = {}
+        results: list[tuple[str, Checkpoint, Evaluation]] = []
         try:
             device = torch.device(choose_device(options["device"]))
-            with Progress(*columns, console=Console(stderr=True)) as bars:
-                task = bars.add_task("", total=None)
-                for name, path, samples in _parts(options):
+            dataset = _dataset(options)
+            split, parts = _parts(dataset, options)
+            with progress_bar() as show:
+                for name, path, samples in parts:
                     checkpoint = load_checkpoint(path)
-                    results[f"{checkpoint.name} on {name}"] = evaluate_checkpoint(
-                        checkpoint,
-                        samples,
-                        device,
-                        lambda what, done, total: bars.update(
-                            task, description=what, completed=done, total=total
-                        ),
-                    )
-        except (CheckpointError, DatasetError, LaunchError, ValueError) as error:
+                    evaluation = evaluate_checkpoint(checkpoint, samples, device, show)
+                    results.append((name, checkpoint, evaluation))
+            if options["json"]:
+                measured = measurement(dataset.kind, split, results)
+                document = {"measurements": [measured], **facts(options["seed"])}
+                write_document(options["json"], document)
+        except (CheckpointError, DatasetError, LaunchError, ValueError, OSError) as error:
             raise CommandError(str(error)) from error
-        for title, metrics in results.items():
+        for name, checkpoint, evaluation in results:
+            title = f"{checkpoint.name} on {dataset.name}, {name}"
             if len(results) == 1:
-                self.stdout.write(f"{title}:\n{format_metrics(metrics)}")
+                self.stdout.write(f"{title}:\n{evaluation.describe()}")
             else:
+                metrics = evaluation.metrics
                 numbers = f"accuracy {metrics.accuracy:.4f}, macro-F1 {metrics.macro_f1:.4f}"
                 self.stdout.write(f"{title}: {numbers}")
         if len(results) > 1:
-            self.stdout.write(_summary(list(results.values())))
+            self.stdout.write(_summary([evaluation for _, _, evaluation in results]))
 
 
-def _parts(options: dict[str, Any]) -> list[Part]:
-    """What is to be evaluated. Raises DatasetError or LaunchError."""
+def _dataset(options: dict[str, Any]) -> Dataset:
     dataset, *others = find_datasets(options, register=False)
     if others:
         raise DatasetError("One data set is evaluated at a time: give one --dataset.")
+    return dataset
+
+
+def _parts(dataset: Dataset, options: dict[str, Any]) -> tuple[str, list[Part]]:
+    """What is to be evaluated, and a word for all of it. Raises DatasetError or LaunchError."""
     path = str(options["checkpoint"])
     if options["folds"] != ():
         folds = folds_of(dataset, options["protocol"], options["fold_count"], options["seed"])
@@ -91,27 +96,22 @@ def _parts(options: dict[str, Any]) -> list[Part]:
         numbers = sorted(known) if options["folds"] is None else options["folds"]
         if unknown := set(numbers) - set(known):
             raise DatasetError(f"{dataset.name} has no fold {min(unknown)}.")
-        return [
-            (
-                f"{dataset.name}, fold {number}",
-                Path(path.replace("{fold}", str(number))),
-                known[number].test,
-            )
+        return f"folds, {options['protocol']}", [
+            (f"fold {number}", Path(path.replace("{fold}", str(number))), known[number].test)
             for number in numbers
         ]
     if options["list"]:
         samples = load_samples(dataset.kind, dataset.path, "all")
-        chosen = read_list(options["list"], samples, dataset.path)
-        return [(f"{dataset.name}, {options['list'].name}", Path(path), chosen)]
+        name = options["list"].name
+        return name, [(name, Path(path), read_list(options["list"], samples, dataset.path))]
     split = options["split"]
-    return [(f"{dataset.name}, {split}", Path(path), load_samples(dataset.kind, dataset.path, split))]
+    return split, [(split, Path(path), load_samples(dataset.kind, dataset.path, split))]
 
 
-def _summary(results: list[Metrics]) -> str:
+def _summary(results: list[Evaluation]) -> str:
     """Mean and deviation over the folds, and the figures of all their faces together."""
-    summary = summarise_folds([metrics.accuracy for metrics in results])
-    pooled = metrics_of(np.sum([metrics.confusion for metrics in results], axis=0))
+    summary = summarise_folds([evaluation.metrics.accuracy for evaluation in results])
     return (
         f"mean accuracy {summary.mean:.4f}, standard deviation {summary.deviation:.4f}\n"
-        f"All held-out faces together:\n{format_metrics(pooled)}"
+        f"All held-out faces together:\n{Evaluation.together(results).describe()}"
     )

@@ -1,19 +1,11 @@
 """`manage.py train_fmpn`: a run in the foreground; Ctrl-C keeps its state, the same command goes on."""
 
-import signal
-import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ml.datasets import DatasetError
-from ml.engine import BatchReport, Callbacks, EpochReport
 from ml.folds import NoFoldListsError, read_fold_lists
 from ml.metrics import summarise_folds
 from training import services
@@ -26,10 +18,9 @@ from training.management.arguments import (
     fold_numbers,
     ready_database,
 )
+from training.management.foreground import INTERRUPTED_CODE, KEPT, train_here
 from training.models import Dataset, Fold, State, TrainingRun
-from training.runner import CHECKPOINT_NAME, run_claimed
-
-INTERRUPTED_CODE = 130  # what a shell gives a program that Ctrl-C ended
+from training.runner import CHECKPOINT_NAME
 
 
 class Command(BaseCommand):
@@ -47,7 +38,8 @@ class Command(BaseCommand):
         parser.add_argument(
             "--protocol",
             choices=TrainingRun.Protocol.values,
-            help="split (default without --folds), lists (the set's own; default where it has them), or made",
+            help="split (default without --folds), lists (the set's own; default where it has them), "
+            "clean (their test lists, each trained on everybody else in them), or made",
         )
         parser.add_argument("--fold-count", type=int, default=10, metavar="10", help="of the protocol made")
         parser.add_argument("--stage", choices=TrainingRun.Stages.values, default="both")
@@ -75,13 +67,12 @@ class Command(BaseCommand):
             run.device = request.device
             run.save(update_fields=["device"])
         self.stdout.write(f"{run} in {run.folder}")
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
-        with (
-            stop_on_signals() as stopped,
-            Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars,
-        ):
-            self._train(run, bars, stopped)
-        self._report(run, bool(stopped))
+        finished = train_here(run, self._say)
+        self._report(run, stopped=not finished)
+
+    def _say(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()
 
     def _hand_over(self, run: TrainingRun | None, request: services.RunRequest) -> None:
         if run is None:
@@ -89,32 +80,6 @@ class Command(BaseCommand):
         elif run.state in services.RESUMABLE:
             services.resume(run)
         self.stdout.write(f"{run} is {run.get_state_display().lower()}: watch it at {run.get_absolute_url()}")
-
-    def _train(self, run: TrainingRun, bars: Progress, stopped: list[int]) -> None:
-        self._await_the_silent(run, bars, stopped)
-        if not stopped and run.folds.filter(state__in=services.RESUMABLE).exists():
-            services.requeue(run)
-        watch = Watch(bars, self)
-        for fold_id in run.folds.filter(state=State.QUEUED).values_list("pk", flat=True):
-            fold = None if stopped else services.claim(fold_id, services.worker_name("shell"))
-            if fold is not None:
-                watch.prefix = f"fold {fold.number}: " if run.folds.count() > 1 else ""
-                callbacks = Callbacks(watch.on_batch, watch.on_epoch, lambda: bool(stopped))
-                run_claimed(fold, callbacks, watch.on_read)
-        if stopped:
-            with suppress(services.LaunchError):  # its last fold had just ended
-                services.cancel(run)
-
-    def _await_the_silent(self, run: TrainingRun, bars: Progress, stopped: list[int]) -> None:
-        """Wait until folds whose command was killed count as lost; one that lives shows a sign of it."""
-        for fold in run.folds.filter(state=State.RUNNING):
-            seen = fold.heartbeat
-            task = bars.add_task(f"{fold.worker} has fold {fold.number}: does it live?", total=None, note="")
-            while not stopped and fold.state == State.RUNNING and fold.heartbeat == seen:
-                time.sleep(0.5)
-                services.notice_lost_workers()
-                fold.refresh_from_db()
-            bars.remove_task(task)
 
     def _report(self, run: TrainingRun, stopped: bool) -> None:
         run.refresh_from_db()
@@ -126,9 +91,7 @@ class Command(BaseCommand):
             summary = summarise_folds(accuracies)
             self.stdout.write(f"mean accuracy {summary.mean:.4f}, standard deviation {summary.deviation:.4f}")
         if stopped:
-            raise CommandError(
-                "Stopped; the state is kept. Give the same command to go on.", returncode=INTERRUPTED_CODE
-            )
+            raise CommandError(KEPT, returncode=INTERRUPTED_CODE)
         if unfinished := [fold for fold in folds if fold.state != State.SUCCEEDED]:
             numbers = ", ".join(str(fold.number) for fold in unfinished)
             raise CommandError(f"Not finished: fold {numbers}. Give the same command to try again.")
@@ -176,57 +139,3 @@ def _describe(fold: Fold) -> str:
     if fold.state == State.SUCCEEDED:
         line += f"  {fold.folder / CHECKPOINT_NAME}"
     return line
-
-
-class Watch:
-    """Turns the reports of a fold into progress bars and a line an epoch."""
-
-    def __init__(self, bars: Progress, command: BaseCommand) -> None:
-        self.bars, self.command, self.prefix = bars, command, ""
-        self.tasks: dict[str, Any] = {}
-
-    def on_read(self, what: str, done: int, total: int) -> None:
-        self._show(what, done, total, f"{done}/{total}")
-
-    def on_batch(self, report: BatchReport) -> None:
-        name = f"{report.stage} stage, epoch {report.epoch}/{report.epochs}"
-        self._show(name, report.step, report.steps, f"loss {report.loss:.4f}  {report.rate:.0f} images/s")
-
-    def on_epoch(self, report: EpochReport) -> None:
-        line = (
-            f"{self.prefix}{report.stage} {report.epoch}/{report.epochs}  loss {report.loss:.4f}"
-            f"  mask {report.mask_loss:.4f}  classifier {report.classifier_loss:.4f}"
-            f"  {report.rate:.0f} images/s"
-        )
-        if report.metrics:
-            line += f"  held-out accuracy {report.metrics.accuracy:.4f}"
-            line += f"  macro-F1 {report.metrics.macro_f1:.4f}"
-        self.bars.stop()
-        self.command.stdout.write(line)
-        self.command.stdout.flush()
-        self.bars.start()
-
-    def _show(self, name: str, done: int, total: int, note: str) -> None:
-        """Show one bar: that of what is going on."""
-        name = self.prefix + name
-        if name not in self.tasks:
-            for task in self.tasks.values():
-                self.bars.remove_task(task)
-            self.tasks = {name: self.bars.add_task(name, total=total, note="")}
-        self.bars.update(self.tasks[name], completed=done, note=note)
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[list[int]]:
-    """Within the block, SIGINT and SIGTERM fill the list instead of ending the process."""
-    received: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,136 @@
+"""What a checkpoint is measured by, as a person asks for it: evaluation, calibration, robustness."""
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from django.core.management import CommandError, call_command
+
+from ml.checkpoint import load_checkpoint, save_checkpoint
+from ml.config import TrainConfig
+from ml.fmpn import FMPN
+from ml.folds import Fold, clean_folds, find_leaks
+from ml.robustness import CONDITIONS
+
+FACTS = {"preset": "compact", "data": [], "seed": 0, "git_revision": None, "metrics": {}}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, tiny: TrainConfig) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "tiny.safetensors"
+    save_checkpoint(path, FMPN(tiny.model).eval(), tiny, FACTS)
+    return path
+
+
+def call(command: str, faces: Path, checkpoint: Path, *more: str) -> str:
+    out = StringIO()
+    data = ["--dataset", "folders", "--data", str(faces), "--checkpoint", str(checkpoint)]
+    call_command(command, *data, "--device", "cpu", *more, stdout=out)
+    return out.getvalue()
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.django_db
+def test_an_evaluation_says_what_it_measured_and_writes_it_down(
+    faces: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    said = call("evaluate_fmpn", faces, checkpoint, "--json", str(tmp_path / "test.json"))
+    for words in (
+        "among the set's own classes",
+        "calibration error (ECE, 15 bins)",
+        "sure from 0.00: says 1.0",
+    ):
+        assert words in said
+    document = read(tmp_path / "test.json")
+    [measured] = document["measurements"]
+    assert (measured["data"], measured["split"], measured["together"]["faces"]) == ("folders", "test", 16)
+    assert measured["checkpoint"]["sha256"] == load_checkpoint(checkpoint).sha256
+    assert sum(row["faces"] for row in measured["together"]["bins"]) == 16
+    assert sum(map(sum, measured["together"]["confusion"])) == 16
+    assert document["machine"]["cores"] >= 1
+    assert {"git_revision", "seed", "measured"} <= document.keys()
+    assert str(faces) not in (tmp_path / "test.json").read_text()  # no path of this machine
+
+
+@pytest.mark.django_db
+def test_folds_are_measured_each_and_together(faces: Path, checkpoint: Path, tmp_path: Path) -> None:
+    folds = ["--folds", "all", "--protocol", "made", "--fold-count", "2"]
+    call("evaluate_fmpn", faces, checkpoint, *folds, "--json", str(tmp_path / "folds.json"))
+    [measured] = read(tmp_path / "folds.json")["measurements"]
+    first, second = measured["parts"]
+    assert (first["name"], second["name"]) == ("fold 0", "fold 1")
+    assert first["faces"] + second["faces"] == measured["together"]["faces"] == 80
+    assert measured["summary"]["mean"] == pytest.approx(
+        (first["accuracy"] + second["accuracy"]) / 2, abs=1e-6
+    )
+
+
+@pytest.mark.django_db
+def test_a_calibrated_model_is_as_right_and_less_wrong_about_it(
+    faces: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "calibrated.safetensors"
+    said = call("calibrate_fmpn", faces, checkpoint, "--output", str(output), "--accuracy", "0.1")
+    assert "temperature" in said
+    assert "sure from" in said
+    before, after = load_checkpoint(checkpoint), load_checkpoint(output)
+    story = after.metadata["calibration"]
+    assert (story["data"], story["split"], story["faces"], story["wanted"]) == ("folders", "valid", 16, 0.1)
+    assert after.temperature != 1
+    assert story["nll"][1] <= story["nll"][0]
+    assert story["accuracy"] >= 0.1
+
+    for path in (checkpoint, output):
+        call("evaluate_fmpn", faces, path, "--json", str(path.with_suffix(".json")))
+    plain, calibrated = (read(path.with_suffix(".json"))["measurements"][0] for path in (checkpoint, output))
+    assert plain["together"]["confusion"] == calibrated["together"]["confusion"]
+    assert plain["together"]["nll"] != calibrated["together"]["nll"]
+    assert calibrated["together"]["coverage"]["threshold"] == pytest.approx(after.sure_from, abs=1e-6)
+    assert before.sure_from == 0
+
+
+@pytest.mark.django_db
+def test_an_accuracy_out_of_reach_is_refused_in_a_sentence(
+    faces: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "calibrated.safetensors"
+    with pytest.raises(CommandError, match="above 0, 1 at most"):
+        call("calibrate_fmpn", faces, checkpoint, "--output", str(output), "--accuracy", "90")
+    assert not output.exists()
+
+
+@pytest.mark.django_db
+def test_robustness_is_measured_under_every_condition(faces: Path, checkpoint: Path, tmp_path: Path) -> None:
+    said = call("measure_robustness", faces, checkpoint, "--sample", "5", "--json", str(tmp_path / "r.json"))
+    for word in ("rotation", "occlusion", "darkness"):
+        assert word in said
+    measured = read(tmp_path / "r.json")["robustness"]
+    assert measured["faces"] == 5
+    assert [row["kind"] for row in measured["rows"]] == [None, *(condition.kind for condition in CONDITIONS)]
+
+
+def test_clean_folds_keep_what_is_held_out_and_share_nobody(faces: Path) -> None:
+    from dataclasses import replace
+
+    from ml.datasets import load_samples
+
+    samples = [
+        replace(sample, subject=f"S{index % 4}")
+        for index, sample in enumerate(load_samples("folders", faces, "test"))
+    ]
+    leaking = [
+        Fold(number, tuple(samples), tuple(s for s in samples if s.subject == f"S{number}"))
+        for number in range(4)
+    ]
+    assert len(find_leaks(leaking)) == 4
+    cleaned = clean_folds(leaking)
+    assert find_leaks(cleaned) == []
+    assert [fold.test for fold in cleaned] == [fold.test for fold in leaking]
+    assert {len(fold.train) for fold in cleaned} == {12}
