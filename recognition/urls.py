@@ -1,7 +1,16 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path, re_path
 
-from recognition import account_views, api_views, compare_views, history_views, live_views, video_views, views
+from recognition import (
+    account_views,
+    api_views,
+    compare_views,
+    history_views,
+    job_views,
+    live_views,
+    video_views,
+    views,
+)
 from recognition.api import api
 from recognition.pictures import FILENAME
 
@@ -37,6 +46,8 @@ urlpatterns = [
         compare_views.explain,
         name="explain",
     ),
+    path("a/<str:token>/progress.json", job_views.progress, name="progress"),
+    path("a/<str:token>/cancel/", job_views.cancel, name="cancel"),
     path("a/<str:token>/delete/", views.delete, name="delete"),
     path("a/<str:token>/expressions.json", views.download_json, name="download_json"),
     path("a/<str:token>/expressions.csv", views.download_csv, name="download_csv"),

@@ -1,7 +1,8 @@
 """The pages. An analysis is seen by whom it belongs to (recognition.access) and is a 404 to all others."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from django.conf import settings
 from django.contrib import messages
@@ -132,11 +133,20 @@ def _home(request: HttpRequest, error: UploadError | None = None) -> HttpRespons
 @private
 @require_safe
 def analysis(request: HttpRequest, token: str) -> HttpResponse:
+    """The page of one's own analysis, made by what it is one of."""
     own = own_analysis(request, token)
-    if own.kind == Analysis.Kind.VIDEO:
-        return video_page(request, own)
-    photos = own.photos.prefetch_related("faces")
-    return render(request, "recognition/analysis.html", {"analysis": own, "photos": photos})
+    return PAGES[Analysis.Kind(own.kind)](request, own)
+
+
+def _photos_page(request: HttpRequest, analysis: Analysis) -> HttpResponse:
+    photos = analysis.photos.prefetch_related("faces")
+    return render(request, "recognition/analysis.html", {"analysis": analysis, "photos": photos})
+
+
+PAGES: Final[dict[Analysis.Kind, Callable[[HttpRequest, Analysis], HttpResponse]]] = {
+    Analysis.Kind.PHOTOS: _photos_page,
+    Analysis.Kind.VIDEO: video_page,
+}
 
 
 @private
