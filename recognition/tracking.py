@@ -10,7 +10,6 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 SECONDS_OF_ABSENCE: Final = 1.0
 FURTHEST: Final = 1.0  # of its own size is how far a face may move from one analysed frame to the next
@@ -102,6 +101,8 @@ def match(before: Sequence[Box], now: Sequence[Box]) -> list[tuple[int, int]]:
     moved least: (index before, index now). What moved or grew too far for one face stays alone."""
     if not before or not now:
         return []
+    from scipy.optimize import linear_sum_assignment  # takes long to import, and only a worker needs it
+
     costs = _costs(np.asarray(before, np.float64), np.asarray(now, np.float64))
     rows, columns = linear_sum_assignment(costs)
     pairs = zip(rows.tolist(), columns.tolist(), strict=True)

@@ -28,6 +28,7 @@ from django.core.files import File
 from django.core.files.move import file_move_safe
 from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _
+from numpy.typing import NDArray
 
 from recognition import background, services
 from recognition.access import Owner
@@ -124,7 +125,7 @@ def too_large() -> UploadError:
 
 def _store(file: "File[bytes]", path: Path) -> None:
     if hasattr(file, "temporary_file_path"):
-        file_move_safe(file.temporary_file_path(), path)
+        file_move_safe(file.temporary_file_path(), str(path))
     else:
         with path.open("wb") as stream:
             for chunk in file.chunks():
@@ -263,7 +264,7 @@ def read_frames(
         raise VideoError(_("This video is empty or damaged: no picture in it could be read."))
 
 
-def _packets(video: Video) -> Iterator[av.Packet]:
+def _packets(video: Video) -> Iterator["av.Packet[VideoStream]"]:
     return video.container.demux(video.stream)
 
 
@@ -293,9 +294,13 @@ def upright(frame: VideoFrame, size: tuple[int, int]) -> VideoFrame:
     width, height = size if turns % 2 == 0 else size[::-1]
     if not turns:
         return frame.reformat(width, height, "yuv420p")
-    pixels = frame.reformat(width, height, "rgb24").to_ndarray()
-    turned = VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(pixels, turns)), "rgb24")
-    return turned.reformat(format="yuv420p")
+    pixels = np.rot90(pixels_of(frame.reformat(width, height)), turns)
+    return VideoFrame.from_ndarray(np.ascontiguousarray(pixels, np.uint8), "rgb24").reformat(format="yuv420p")
+
+
+def pixels_of(frame: VideoFrame) -> NDArray[np.uint8]:
+    """The frame as RGB, uint8 (height, width, 3)."""
+    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
 def _quarter_turns(frame: VideoFrame) -> int:
@@ -339,7 +344,7 @@ def read_video(analysis: Analysis, progress: Progress) -> None:
                 if seconds < due - SHORTEST_STEP / 2:
                     continue
                 due = max(due + pause, seconds + pause / 2)
-                image = shown.to_ndarray(format="rgb24")
+                image = pixels_of(shown)
                 faces = predictor.predict([image])[0].faces
                 seen = [_Seen(round(seconds * 1000), face) for face in faces]
                 result.write(tracker.follow(seconds, seen))
@@ -408,9 +413,9 @@ class _Result:
         """Put a frame into the copy, and return it as it is there."""
         if self._copy is None:
             self._copy = _Copy(self._part, shown_size(video, frame))
-            first = upright(frame, self._copy.size).to_ndarray(format="rgb24")
-            (self._folder / POSTER).write_bytes(encode_photo(first))
         shown = upright(frame, self._copy.size)
+        if not seconds:
+            (self._folder / POSTER).write_bytes(encode_photo(pixels_of(shown)))
         self._copy.add(shown, round(seconds * 1000))
         return shown
 

@@ -21,6 +21,13 @@ def extent(share: float) -> str:
 
 
 @register.filter
+def of_time(share: float) -> str:
+    """How much of the time: a count, which may be all of it, and no probability."""
+    digits = "<1" if share < 0.005 else f"{share * 100:.0f}"
+    return f"{digits}\N{NARROW NO-BREAK SPACE}%"
+
+
+@register.filter
 def colour(shows: str) -> str:
     """The name of the colour (expression-NAME) for an expression, or for a problem that forbids to tell."""
     return shows if shows in EXPRESSIONS else "unread"

@@ -39,6 +39,13 @@ function shownAt(person, place) {
   return { name: EXPRESSIONS[shares.indexOf(share)], share };
 }
 
+/** The place of the sighting that tells where a person is at a moment; -1 where they are away. */
+function presentAt({ times }, moment) {
+  const place = placeOf(times, moment + 1);
+  const follows = times[place + 1] - times[place] <= GAP;
+  return place >= 0 && (follows || moment - times[place] <= HOLD) ? place : -1;
+}
+
 const inWords = ({ name, share }) => (share === null ? words[name] : `${words[name]} ${percent(share)}`);
 
 function jump(milliseconds) {
@@ -64,15 +71,12 @@ class Box {
   /** Left, top, right, bottom at a moment, between the sightings before and after it; null where nobody is. */
   at(moment) {
     const { times, boxes } = this.person;
-    const place = placeOf(times, moment + 1);
+    const place = presentAt(this.person, moment);
     if (place < 0) return null;
-    const passed = moment - times[place];
     const until = times[place + 1] - times[place];
-    if (until <= GAP) {
-      const share = Math.max(0, passed / until);
-      return { place, box: boxes[place].map((side, index) => side + share * (boxes[place + 1][index] - side)) };
-    }
-    return passed <= HOLD ? { place, box: boxes[place] } : null;
+    const share = until <= GAP ? Math.max(0, (moment - times[place]) / until) : 0;
+    const next = boxes[share ? place + 1 : place];
+    return { place, box: boxes[place].map((side, index) => side + share * (next[index] - side)) };
   }
 
   show(moment, width, height) {
@@ -231,7 +235,7 @@ class Timeline {
     this.moment = moment;
     this.head.style.left = `${this.plot.valToPos(moment / 1000, "x")}px`;
     const place = Math.max(0, placeOf(this.person.times, moment + 1));
-    const away = moment + 1 < this.person.times[place] || moment - this.person.times[place] > GAP;
+    const away = presentAt(this.person, moment) < 0;
     if (place === this.place && away === this.away) return;
     [this.place, this.away] = [place, away];
     this.tell();

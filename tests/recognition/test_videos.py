@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.stream import VideoStream
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
@@ -26,7 +27,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from ml.expressions import EXPRESSIONS
 from recognition import background, services, videos
-from recognition.models import Analysis, Sighting
+from recognition.models import Analysis, Sighting, analyses_folder
 from recognition.samples import SAMPLES
 from recognition.services import purge_expired
 from recognition.timelines import stretches
@@ -57,6 +58,7 @@ def film(
     stream = io.BytesIO()
     with av.open(stream, "w", format=form) as container:
         pictures_out = container.add_stream(codec, rate=rate, options={"crf": "20", "preset": "ultrafast"})
+        assert isinstance(pictures_out, VideoStream)
         pictures_out.height, pictures_out.width = pictures[0].shape[:2]
         pictures_out.pix_fmt = "yuv420p"
         pictures_out.codec_context.time_base = Fraction(1, 1000)
@@ -291,7 +293,7 @@ def test_our_copy_keeps_the_times_and_nothing_else(read: Send, scene: list[Pictu
         video = container.streams.video[0]
         assert (video.codec_context.name, video.codec_context.pix_fmt) == ("h264", "yuv420p")
         assert (video.width, video.height) == (1280, 548)
-        assert [round(frame.time * 1000) for frame in container.decode(video)] == [0, 40, 400, 1000, 1900]  # type: ignore[operator]
+        assert [round(frame.time * 1000) for frame in container.decode(video)] == [0, 40, 400, 1000, 1900]
     data = (done.folder / "video.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
 
@@ -448,7 +450,7 @@ def test_only_videos_are_taken(client: Client, portrait: bytes) -> None:
     assert "damaged or incomplete" in refused(client, b"\0\0\0\x18ftypisom" + b"\0" * 500)
     assert "damaged or incomplete" in refused(client, b"\x1aE\xdf\xa3" + b"\x07" * 500)
     assert not Analysis.objects.exists()
-    assert not any(services.analyses_folder().iterdir())
+    assert not any(analyses_folder().iterdir())
 
 
 def test_no_file_at_all_is_said_on_the_form(client: Client) -> None:
@@ -515,7 +517,7 @@ def test_a_video_that_breaks_off_says_so_and_keeps_what_was_read(
         def __iter__(self) -> "Broken":
             return self
 
-        def __next__(self) -> av.Packet:
+        def __next__(self) -> "av.Packet[VideoStream]":
             self.left -= 1
             if not self.left:
                 raise av.error.InvalidDataError(1, "broken")
