@@ -76,7 +76,7 @@ class SignUpForm(Patience, UserCreationForm):  # type: ignore[type-arg]  # not s
         return self.cleaned_data
 
 
-class ChangePasswordForm(Patience, PasswordChangeForm):  # type: ignore[type-arg]
+class ChangePasswordForm(Patience, PasswordChangeForm):
     def clean_old_password(self) -> str:
         self.count(f"password {self.user.pk}")
         return super().clean_old_password()

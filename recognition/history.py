@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
-from typing import Final
+from typing import Any, Final
 
 from django.db.models import Avg, Count, FloatField, QuerySet
 from django.db.models.fields.json import KT
@@ -112,7 +112,8 @@ def _readings(analyses: QuerySet[Analysis]) -> Iterator[tuple[date, str]]:
     averages = {name: Avg(Cast(KT(f"probabilities__{name}"), FloatField())) for name in EXPRESSIONS}
     seen = Sighting.objects.filter(track__analysis__in=own, probabilities__isnull=False).order_by()
     for person in seen.values("track", "track__analysis__created").annotate(**averages):
-        yield timezone.localdate(person["track__analysis__created"]), max(EXPRESSIONS, key=person.__getitem__)
+        shares: dict[str, Any] = dict(person)
+        yield timezone.localdate(person["track__analysis__created"]), max(EXPRESSIONS, key=shares.__getitem__)
 
 
 # The chart -------------------------------------------------------------------------------------------------

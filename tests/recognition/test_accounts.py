@@ -276,7 +276,7 @@ def test_one_zip_holds_everything(at_home: Client, ada: User, keep: Keep) -> Non
     assert isinstance(response, StreamingHttpResponse)
     assert response["Content-Type"] == "application/zip"
     assert "attachment" in response["Content-Disposition"]
-    archive = unzip(response)  # type: ignore[arg-type]
+    archive = unzip(response)
     names = archive.namelist()
     (folder,) = {Path(name).parent for name in names if name.split("/")[1:2] and first.token[:6] in name}
     assert {Path(name).name for name in names if Path(name).parent == folder} == {
@@ -306,7 +306,7 @@ def test_the_zip_is_sent_while_it_is_made_and_its_size_costs_no_memory(ada: User
 
 
 def test_an_empty_account_has_an_export_too(at_home: Client) -> None:
-    archive = unzip(at_home.get(reverse("export")))  # type: ignore[arg-type]
+    archive = unzip(at_home.get(reverse("export")))
 
     assert archive.namelist() == ["account.json", "notes.json", "notes.md"]
 
@@ -356,7 +356,7 @@ def test_an_account_goes_with_all_that_is_its_own_once_the_password_is_given(
 
     assert "Your account and everything in it are deleted." in page.content.decode()
     for model in (User, Profile, Analysis, Photo, Face, DayNote, ApiToken):
-        assert not model.objects.exists(), model  # type: ignore[attr-defined]
+        assert not model.objects.exists(), model
     assert not list((media / "analyses").iterdir())
     assert not logged_in(at_home)
 
