@@ -152,8 +152,9 @@ def route(request: HttpRequest) -> str:
 
 
 def _user_id(request: HttpRequest) -> int | None:
-    # Django keeps the user there once a view asked for it; to ask now might ask the database.
-    return getattr(request.__dict__.get("_cached_user"), "pk", None)
+    # The owner of the API's key; or whom Django keeps once a view asked: to ask now might ask the database.
+    user = getattr(request, "auth", None) or request.__dict__.get("_cached_user")
+    return getattr(user, "pk", None)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

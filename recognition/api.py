@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import pydantic
 from django.conf import settings
@@ -30,6 +30,7 @@ from django.utils.translation import gettext_noop as _
 from ninja import NinjaAPI, Query
 from ninja.errors import AuthenticationError, AuthorizationError, HttpError, ValidationError
 from ninja.openapi.schema import OpenAPISchema
+from ninja.renderers import JSONRenderer
 from ninja.responses import Status
 from ninja.security import HttpBearer
 from ninja.utils import check_csrf
@@ -127,6 +128,10 @@ def _refuse_large(request: HttpRequest) -> None:
 # The API ----------------------------------------------------------------------------------------------------
 
 
+class Renderer(JSONRenderer):
+    json_dumps_params: ClassVar = {"ensure_ascii": False}
+
+
 class Api(NinjaAPI):
     def create_response(self, request: HttpRequest, data: Any, **options: Any) -> HttpResponse:
         response = super().create_response(request, data, **options)
@@ -152,6 +157,7 @@ api = Api(
     docs_url=None,  # recognition.api_docs draws the page
     urls_namespace="api",
     auth=Caller(),
+    renderer=Renderer(),
 )
 
 PHOTOS: Final = {

@@ -10,6 +10,7 @@ from django.urls import reverse
 
 from fer_site.logs import JsonFormatter, PlainFormatter, RecentErrors, WithRequest, recent_errors
 from recognition import services
+from recognition.models import ApiToken
 
 pytestmark = pytest.mark.django_db
 
@@ -73,9 +74,13 @@ def test_a_person_is_a_number(client: Client, log: list[dict[str, object]]) -> N
     client.force_login(ada)
 
     client.get(reverse("home"))
-
     assert log[-1]["user"] == ada.pk
     assert "ada" not in json.dumps(log[-1])
+
+    key = ApiToken.create_for(ada, "notebook")[1]
+    Client(headers={"authorization": f"Bearer {key}"}).get("/api/v1/analyses")
+    assert log[-1]["user"] == ada.pk
+    assert key not in json.dumps(log)
 
 
 def test_the_id_of_a_request_comes_in_and_goes_out(client: Client, log: list[dict[str, object]]) -> None:
