@@ -10,12 +10,18 @@ from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext, ngettext_lazy
 
 from recognition.accounts import KEEP_CHOICES
 from recognition.limits import client_address, limited
 
 ATTEMPTS: Final = 10  # a minute
+
+# Django says it and translates it not into every language; here it is found to be translated.
+_SAID_BY_DJANGO: Final = ngettext_lazy(
+    "This password is too short. It must contain at least %d character.",
+    "This password is too short. It must contain at least %d characters.",
+)
 
 
 class Patience(forms.BaseForm):
@@ -37,6 +43,10 @@ class Patience(forms.BaseForm):
 
 
 class LoginForm(Patience, AuthenticationForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["username"].label = _("Name")
+
     def clean(self) -> dict[str, Any]:
         assert self.request is not None
         name = str(self.cleaned_data.get("username", "")).casefold()
