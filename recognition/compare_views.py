@@ -28,13 +28,17 @@ def compare_models(request: HttpRequest, token: str, number: int) -> HttpRespons
     models = find_models()
     asked = request.GET.getlist("model")
     chosen = [model for model in models if model.key in asked] if asked else models[:2]
+    try:
+        comparison = compare(photo, chosen[:MOST_MODELS])
+    except FileNotFoundError as error:  # deleted a moment ago
+        raise Http404 from error
     context = {
         "analysis": photo.analysis,
         "photo": photo,
         "models": models,
         "chosen": chosen[:MOST_MODELS],
         "most_models": MOST_MODELS,
-        "comparison": compare(photo, chosen[:MOST_MODELS]),
+        "comparison": comparison,
     }
     return render(request, "recognition/compare.html", context)
 
@@ -62,6 +66,8 @@ def explain(request: HttpRequest, token: str, number: int, face_number: int) -> 
         if model is None:
             raise PredictorError("There is no checkpoint that can be used.")
         context["explained"] = explain_face(face, model, expression)
+    except FileNotFoundError as error:  # deleted a moment ago
+        raise Http404 from error
     except PredictorError as error:
         logger.error("A model cannot be explained: %s", error)
         status = HTTPStatus.SERVICE_UNAVAILABLE

@@ -18,6 +18,7 @@ from fer_site.bench.reading import (
     classifier_1_face,
     classifier_32_faces,
     folder_of_1000,
+    live_640x480,
     nine_faces_2711x1807,
     one_face_480x640,
     same_faces,
@@ -39,6 +40,7 @@ ROWS: Final[dict[str, Callable[[], Row]]] = {
         http_16_clients,
         folder_of_1000,
         video_640x480,
+        live_640x480,
         training_epoch,
     )
 }
