@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from ml.datasets import DatasetError, EmptySplitError, Sample, load_samples
 from ml.datasets.images import pixel_digests
@@ -199,6 +198,9 @@ def _groups(samples: Sequence[Sample]) -> NDArray[np.int64]:
 def _split_by_group(
     samples: Sequence[Sample], groups: NDArray[np.int64], count: int, seed: int
 ) -> list[NDArray[np.bool_]]:
+    # Here and not above: slow to import, and the web process makes no folds.
+    from sklearn.model_selection import StratifiedGroupKFold
+
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
     labels = [sample.expression for sample in samples]
     parts = [test for _, test in _quietly(splitter.split, groups, labels, groups)]
@@ -210,6 +212,8 @@ def _split(
 ) -> list[NDArray[np.bool_]]:
     """Divide where only copies stay together: their first one decides, which is quick for many pictures."""
     first = np.unique(groups, return_index=True)[1]
+    from sklearn.model_selection import StratifiedKFold
+
     splitter = StratifiedKFold(count, shuffle=True, random_state=seed)  # type: ignore[no-untyped-call]
     labels = [samples[index].expression for index in first]
     parts = [groups[first[test]] for _, test in _quietly(splitter.split, first, labels)]
