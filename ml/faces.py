@@ -241,19 +241,25 @@ def _crop(photo: NDArray[np.float32], boxes: NDArray[np.float64], size: int) -> 
     # Corner to corner, after TensorFlow's `crop_and_resize`: 0 is the first pixel's centre, 1 the last one's.
     x = (left + (right - left) * steps) / width
     y = (top + (bottom - top) * steps) / height
-    shape = (len(boxes), size, size)
-    map_x = np.broadcast_to(x[:, None, :] * (width - 1), shape).astype(np.float32).reshape(-1, size)
-    map_y = np.broadcast_to(y[:, :, None] * (height - 1), shape).astype(np.float32).reshape(-1, size)
+    map_x = np.repeat((x * (width - 1)).astype(np.float32), size, axis=0)
+    map_y = np.repeat((y * (height - 1)).astype(np.float32).reshape(-1, 1), size, axis=1)
     rows = np.empty((*map_x.shape, 3), np.float32)
     step = CANDIDATES_AT_ONCE * size  # OpenCV takes pictures of at most 32,767 rows
     for first in range(0, len(rows), step):
         part = slice(first, first + step)
-        rows[part] = cv2.remap(
-            photo, map_x[part], map_y[part], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        cv2.remap(
+            photo,
+            map_x[part],
+            map_y[part],
+            cv2.INTER_LINEAR,
+            dst=rows[part],
+            borderMode=cv2.BORDER_REPLICATE,
         )
-    crops = rows.reshape(*shape, 3)
-    outside = ((x < 0) | (x > 1))[:, None, :] | ((y < 0) | (y > 1))[:, :, None]
-    crops[outside] = 127.5
+    crops = rows.reshape(len(boxes), size, size, 3)
+    beside, above = (x < 0) | (x > 1), (y < 0) | (y > 1)
+    reaching_out = np.flatnonzero(beside.any(axis=1) | above.any(axis=1))
+    outside = beside[reaching_out, None, :] | above[reaching_out, :, None]
+    crops[reaching_out] = np.where(outside[..., None], np.float32(127.5), crops[reaching_out])
     return crops
 
 
@@ -267,25 +273,26 @@ def _suppress(
     """
     order = np.argsort(scores)[::-1]
     boxes, scores = boxes[order], scores[order]
-    kept = _usual_suppression(boxes, threshold)
-    dropped = np.setdiff1d(np.arange(len(boxes)), kept, assume_unique=True)
-
-    def undisturbed(part: NDArray[np.int64]) -> NDArray[np.int64]:
-        overlaps = _overlap(boxes[part], boxes[dropped]) > threshold
-        return part[~(overlaps & (dropped < part[:, None])).any(axis=1)]
-
+    usual = _usual_suppression(boxes, threshold)
+    kept, dropped = np.flatnonzero(usual), np.flatnonzero(~usual)
+    disturbed = np.zeros(len(kept), bool)
     # In parts: a group photo of 40 megapixels has thousands of boxes on either side.
-    parts = np.split(kept, range(CANDIDATES_AT_ONCE, len(kept), CANDIDATES_AT_ONCE))
-    kept = np.concatenate([undisturbed(part) for part in parts])
+    for first in range(0, len(kept) if len(dropped) else 0, CANDIDATES_AT_ONCE):
+        part = kept[first : first + CANDIDATES_AT_ONCE]
+        overlaps = _overlap(boxes[part], boxes[dropped]) > threshold
+        disturbed[first : first + len(part)] = (overlaps & (dropped < part[:, None])).any(axis=1)
+    kept = kept[~disturbed]
     return boxes[kept], scores[kept]
 
 
-def _usual_suppression(boxes: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
-    """Positions of the boxes, sorted best first, that overlap no better one that is itself kept."""
-    sizes = np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1)
-    rank = np.arange(len(boxes), 0, -1, dtype=np.float32)
-    kept = cv2.dnn.NMSBoxes(sizes, rank, 0.0, threshold) if len(boxes) else ()  # type: ignore[arg-type]
-    return np.sort(np.asarray(kept, np.int64).reshape(-1))
+def _usual_suppression(boxes: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:
+    """Which of the boxes, sorted best first, overlap no better one that is itself kept."""
+    kept = np.zeros(len(boxes), bool)
+    if len(boxes):
+        sizes = np.concatenate((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), axis=1)
+        rank = np.arange(len(boxes), 0, -1, dtype=np.float32)
+        kept[cv2.dnn.NMSBoxes(sizes, rank, 0.0, threshold)] = True  # type: ignore[arg-type]
+    return kept
 
 
 def _overlap(
