@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.alignment import place_crop
+from recognition.counters import count_faces
 from recognition.pictures import data_url, encode_mask
 from recognition.services import get_predictor
 from recognition.uploads import Limits, decode_photo
@@ -56,6 +57,7 @@ def read_frame(data: bytes, *, masks: bool) -> Frame:
     image = decode_photo(data, LIMITS)
     predictor = get_predictor()
     faces = [_report(face, masks) for face in predictor.predict([image])[0].faces]
+    count_faces(len(faces))
     return {
         "width": image.shape[1],
         "height": image.shape[0],

@@ -20,6 +20,7 @@ from django.utils.translation import ngettext
 from ml.in_service import InService, checkpoint_in_service
 from recognition.access import Owner
 from recognition.background import Progress
+from recognition.counters import count_faces
 from recognition.models import Analysis, Face, Photo, Rejection, analyses_folder, retention
 from recognition.pictures import encode_crop, encode_mask, encode_photo
 from recognition.uploads import Limits, PhotoError, decode_photo
@@ -166,8 +167,8 @@ def upload_limits() -> Limits:
 
 
 @dataclass
-class _Draft:
-    """An analysis before it is stored: rows unsaved, pictures encoded."""
+class Draft:
+    """What was read of an analysis and is not stored yet: rows unsaved, pictures encoded."""
 
     analysis: Analysis
     photos: list[Photo] = field(default_factory=list)
@@ -176,6 +177,7 @@ class _Draft:
     pictures: dict[str, bytes] = field(default_factory=dict)
 
     def add_photo(self, number: int, picture: bytes, prediction: "PhotoPrediction") -> None:
+        count_faces(len(prediction.faces))
         photo = Photo(analysis=self.analysis, number=number, width=prediction.width, height=prediction.height)
         self.photos.append(photo)
         self.pictures[photo.filename] = picture
@@ -204,17 +206,21 @@ class _Draft:
         folder = self.analysis.folder
         folder.mkdir(mode=0o700, parents=True)
         try:
-            for name, data in self.pictures.items():
-                (folder / name).write_bytes(data)
             with transaction.atomic():
                 self.analysis.save(force_insert=True)
-                Photo.objects.bulk_create(self.photos)
-                Face.objects.bulk_create(self.faces)
-                Rejection.objects.bulk_create(self.rejections)
+                self.add()
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return self.analysis
+
+    def add(self) -> None:
+        """Write it beside what is stored of the analysis already; to be called in a transaction."""
+        for name, data in self.pictures.items():
+            (self.analysis.folder / name).write_bytes(data)
+        Photo.objects.bulk_create(self.photos)
+        Face.objects.bulk_create(self.faces)
+        Rejection.objects.bulk_create(self.rejections)
 
 
 def analyse_upload(files: "Sequence[File[bytes]]", owner: Owner) -> Analysis:
@@ -230,7 +236,7 @@ def analyse_upload(files: "Sequence[File[bytes]]", owner: Owner) -> Analysis:
     if len(files) > settings.FER_MAX_FILES:
         raise too_many_files()
     predictor = get_predictor()
-    draft = _Draft(owner.new_analysis(model_name=predictor.name))
+    draft = Draft(owner.new_analysis(model_name=predictor.name))
     for number, file in enumerate(files, 1):
         try:
             image = decode_photo(file, upload_limits())
@@ -249,23 +255,26 @@ def analyse_upload(files: "Sequence[File[bytes]]", owner: Owner) -> Analysis:
 def read_in_background(analysis: Analysis, progress: Progress) -> None:
     """What a worker does with a batch or a video."""
     # Here and not above: they build upon this module.
+    from recognition.batches import read_batch
     from recognition.videos import read_video
 
-    readers = {Analysis.Kind.VIDEO: read_video}
+    readers = {Analysis.Kind.BATCH: read_batch, Analysis.Kind.VIDEO: read_video}
     readers[Analysis.Kind(analysis.kind)](analysis, progress)
 
 
 def purge_expired() -> int:
     """Delete every analysis whose time has passed, folders a killed process left without a row, and uploaded
-    videos that nobody will read any more.
+    videos and batches that nobody will read any more.
 
     Returns how many analyses were deleted.
     """
+    from recognition.batches import drop_incoming
     from recognition.videos import drop_raw_files
 
     _, by_model = Analysis.objects.expired().delete()
     _sweep_orphans()
     drop_raw_files()
+    drop_incoming()
     purged = by_model.get(Analysis._meta.label, 0)
     if purged:
         logger.info("Purged %d expired analyses.", purged)

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from recognition import background, services
 from recognition.access import Owner
 from recognition.background import JobError, Progress, Stopped
+from recognition.counters import count_faces
 from recognition.models import Analysis, Sighting, Track
 from recognition.pictures import encode_crop, encode_photo
 from recognition.services import PredictorError, UploadError
@@ -346,6 +347,7 @@ def read_video(analysis: Analysis, progress: Progress) -> None:
                 due = max(due + pause, seconds + pause / 2)
                 image = pixels_of(shown)
                 faces = predictor.predict([image])[0].faces
+                count_faces(len(faces))
                 seen = [_Seen(round(seconds * 1000), face) for face in faces]
                 result.write(tracker.follow(seconds, seen))
             result.write(tracker.finish())

@@ -6,6 +6,7 @@ from django.test import Client
 from pytest_django import Settings
 
 from recognition import services
+from recognition.counters import count_faces
 from recognition.models import Analysis
 
 
@@ -78,10 +79,13 @@ def test_figures_tell_of_requests_analyses_and_queues_and_of_nobody(client: Clie
     Analysis.objects.create(owner="word", kind="video", state="running", model_name="m")
     token = Analysis.objects.get().token
     client.get(f"/a/{token}/")
+    count_faces(3)
+    count_faces(2)
 
     page = client.get("/metrics").content.decode()
 
     assert 'fer_analyses{kind="video",state="running"} 1.0' in page
+    assert "fer_faces_read_total 5.0" in page
     assert "fer_database_up 1.0" in page
     assert "fer_broker_up 0.0" in page
     assert 'django_http_responses_total_by_status_view_method_total{method="GET",status="404"' in page
