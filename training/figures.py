@@ -7,20 +7,22 @@ that threads must not share, so one picture is drawn at a time.
 import io
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ml.expressions import EXPRESSIONS
-from ml.metrics import Metrics
+from ml.metrics import Bin, Metrics
+from ml.robustness import LEVELS, UNCHANGED, Kind
 from training.reports import Epoch, occurring
 
 
@@ -36,6 +38,17 @@ class Colours:
 COLOURS: Final[dict[str, Colours]] = {
     "light": Colours(paper="#ffffff", ink="#333333", grid="#e4e4e4", line="#7a9fb3", mean="#264b5d"),
     "dark": Colours(paper="#121212", ink="#eeeeee", grid="#2c2c2c", line="#5a7f93", mean="#ffffff"),
+}
+
+# What the levels of each kind of change are (ml.robustness).
+AXES: Final[dict[Kind, str]] = {
+    "rotation": "degrees",
+    "scale": "factor",
+    "resolution": "pixels a side",
+    "blur": "σ, share of the side",
+    "noise": "σ, of 255",
+    "darkness": "share of light left",
+    "occlusion": "the third covered",
 }
 
 DOTS_PER_INCH: Final = 150
@@ -161,21 +174,94 @@ def describe_curves(epochs: Sequence[Epoch], panel: Panel) -> str:
     )
 
 
+def draw_reliability(lines: Sequence[tuple[str, Sequence[Bin]]], form: str, theme: str) -> bytes:
+    """Accuracy against confidence, a line for each (name, bins); what is calibrated lies on the diagonal.
+
+    A point's area is its bin's share of the faces; bins without a face are left out.
+    """
+    colours = COLOURS[theme]
+    with _drawing:
+        figure, axes = _figure(colours, 4.8, 4.2)
+        axes.plot([0, 1], [0, 1], color=colours.grid, linewidth=1.5, zorder=0)
+        for (name, bins), shade, mark in zip(lines, (colours.mean, colours.line), "os", strict=False):
+            filled = [row for row in bins if row.faces]
+            most = max(row.faces for row in filled)
+            places = [row.confidence for row in filled], [row.accuracy for row in filled]
+            axes.plot(*places, color=shade, linewidth=1)
+            areas = [12 + 110 * row.faces / most for row in filled]
+            axes.scatter(*places, s=areas, color=shade, marker=mark, label=name)
+        axes.set_xlabel("confidence: the first guess's probability")
+        axes.set_ylabel("accuracy")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        _legend(axes, colours)
+        return _render(figure, form)
+
+
+def draw_robustness(lines: Sequence[tuple[str, Sequence[dict[str, Any]]]], form: str, theme: str) -> bytes:
+    """Accuracy under each kind of change, a small picture each; lines: (name, rows of a result's JSON)."""
+    colours = COLOURS[theme]
+    kinds = [kind for kind in LEVELS if any(row["kind"] == kind for _, rows in lines for row in rows)]
+    with _drawing:
+        figure = Figure((9.0, 5.4), dpi=DOTS_PER_INCH, facecolor=colours.paper, layout="constrained")
+        FigureCanvasAgg(figure)
+        for place, kind in enumerate(kinds, 1):
+            axes = figure.add_subplot(2, 4, place, facecolor=colours.paper)
+            _dress(axes, colours)
+            for (name, rows), shade, mark in zip(lines, (colours.mean, colours.line), "os", strict=False):
+                there = [(row["level"], row["accuracy"]) for row in rows if row["kind"] == kind]
+                plain = next(row["accuracy"] for row in rows if row["kind"] is None)
+                if kind == "occlusion":
+                    axes.plot(*zip(*there, strict=True), mark, color=shade, markersize=5, label=name)
+                    axes.axhline(plain, color=shade, linewidth=0.8, linestyle=":")
+                    continue
+                if kind in UNCHANGED:
+                    there = sorted([*there, (UNCHANGED[kind], plain)])
+                axes.plot(*zip(*there, strict=True), f"{mark}-", color=shade, markersize=3, label=name)
+            axes.set_title(kind, color=colours.ink, fontsize="medium", loc="left")
+            axes.set_xlabel(AXES[kind], fontsize="small")
+            axes.set_ylim(0, 1)
+            axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+            axes.tick_params(labelsize="x-small", axis="both")
+            if kind in ("resolution", "darkness"):
+                axes.invert_xaxis()
+        _legend(figure.axes[0], colours)
+        return _render(figure, form)
+
+
+def _legend(axes: Axes, colours: Colours) -> None:
+    for text in axes.legend(frameon=False, fontsize="small", loc="best").get_texts():
+        text.set_color(colours.ink)
+
+
+@contextmanager
+def lasting_svg() -> Iterator[None]:
+    """Within the block the same figures give the same SVG, with letters as letters: small enough to keep."""
+    with rc_context({"svg.hashsalt": "fmpn", "svg.fonttype": "none"}):
+        yield
+
+
 def _figure(colours: Colours, width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure((width, height), dpi=DOTS_PER_INCH, facecolor=colours.paper, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=colours.paper)
+    _dress(axes, colours)
+    return figure, axes
+
+
+def _dress(axes: Axes, colours: Colours) -> None:
     axes.tick_params(colors=colours.ink)
     axes.xaxis.label.set_color(colours.ink)
     axes.yaxis.label.set_color(colours.ink)
     for spine in axes.spines.values():
         spine.set_color(colours.grid)
-    return figure, axes
 
 
 def _render(figure: Figure, form: str) -> bytes:
     stream = io.BytesIO()
-    figure.savefig(stream, format=form)
+    figure.savefig(stream, format=form, metadata={"Date": None} if form == "svg" else None)
     return _without_styles(stream.getvalue()) if form == "svg" else stream.getvalue()
 
 

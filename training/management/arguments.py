@@ -71,7 +71,7 @@ def find_datasets(options: dict[str, Any], register: bool) -> list[Dataset]:
         elif name in KINDS and folders:
             path = Path(folders.pop(0)).resolve()
             found.append(
-                _of_folder(name, path) if register else Dataset(name=name, kind=name, folder=str(path))
+                dataset_of_folder(name, path) if register else Dataset(name=name, kind=name, folder=str(path))
             )
         elif name in KINDS:
             raise DatasetError(f"--dataset {name} needs its folder: --data DIR, one for each kind.")
@@ -85,7 +85,7 @@ def find_datasets(options: dict[str, Any], register: bool) -> list[Dataset]:
     return found
 
 
-def _of_folder(kind: str, path: Path) -> Dataset:
+def dataset_of_folder(kind: str, path: Path) -> Dataset:
     """The row of a folder, made where there is none; its name is the kind and the folder's own."""
     for dataset in Dataset.objects.filter(kind=kind):
         if dataset.path.resolve() == path:

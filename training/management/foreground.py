@@ -33,15 +33,21 @@ def train_here(run: TrainingRun, write: Callable[[str], object]) -> bool:
 
 @contextmanager
 def progress_bar() -> Iterator[services.Progress]:
-    """A bar for what is told as (what, done, total)."""
+    """A bar for what is told as (what, done, total), on the screen for as long as that is under way."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task("", total=None)
+    bars = Progress(*columns, console=Console(stderr=True))
+    task = bars.add_task("", total=None)
 
-        def show(what: str, done: int, total: int) -> None:
-            bars.update(task, description=what, completed=done, total=total)
+    def show(what: str, done: int, total: int) -> None:
+        bars.start()
+        bars.update(task, description=what, completed=done, total=total)
+        if done == total:
+            bars.stop()
 
+    try:
         yield show
+    finally:
+        bars.stop()
 
 
 def _train(run: TrainingRun, bars: Progress, stopped: list[int], write: Callable[[str], object]) -> None:
