@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import time
 import zipfile
 from collections.abc import Iterable
@@ -14,7 +15,9 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from playwright.sync_api import Browser, expect
 from pytest_django import DjangoCaptureOnCommitCallbacks
+from pytest_django.live_server_helper import LiveServer
 
 from recognition.accounts import CHUNK, export_everything
 from recognition.models import Analysis, ApiToken, DayNote, Face, Photo, Profile
@@ -386,3 +389,40 @@ def test_the_pages_say_truly_how_long_things_are_kept(client: Client, keep: Keep
         assert words in page
         assert "this browser" not in page
         assert "this browser" not in client.get("/").content.decode()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_whole_way_works_on_a_phone_by_keyboard_and_without_scripts(
+    chromium: Browser, live_server: LiveServer, keep: Keep
+) -> None:
+    context = chromium.new_context(viewport={"width": 360, "height": 780}, java_script_enabled=False)
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    page.goto(live_server.url + reverse("history"))
+    page.get_by_role("button", name="Sign up").press("Enter")
+    expect(page.get_by_label("Name")).to_be_focused()
+    page.keyboard.type("ada")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_label("Password confirmation").fill(PASSWORD)
+    page.get_by_label("Password confirmation").press("Enter")
+
+    expect(page.get_by_text("Welcome, ada.")).to_be_visible()
+    keep(user=User.objects.get(), note="")
+    page.reload()
+    expect(page.get_by_role("link", name=re.compile("1 analysis, mostly happiness"))).to_be_visible()
+    page.get_by_label("Your note about this day").fill("A long day.")
+    page.get_by_role("button", name="Save the note").last.press("Enter")
+    expect(page.get_by_text("Your note is saved.")).to_be_visible()
+    assert page.locator("html").evaluate("page => page.scrollWidth") <= 360
+
+    page.get_by_role("link", name="Your account: ada").press("Enter")
+    page.get_by_label("7 days").check()
+    page.get_by_role("button", name="Save").press("Enter")
+    expect(page.get_by_text("Saved.")).to_be_visible()
+    page.locator("a", has_text="Delete everything").press("Enter")
+    expect(page.get_by_text("1 note about a day")).to_be_visible()
+    page.get_by_role("button", name="Delete everything").press("Enter")
+    expect(page.get_by_text("all notes are gone")).to_be_visible()
+    context.close()
+    assert not Analysis.objects.exists()
+    assert Profile.objects.get().keep_days == 7
