@@ -7,10 +7,10 @@ endif
 BIN := .venv/bin
 LOCK := --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --strip-extras --allow-unsafe
 
-.PHONY: help run install test bench lint lock
+.PHONY: help run install test bench lint lock screenshots
 
 help:  ## Show this list
-	@sed -nE 's/^([a-z]+):.*## /\1	/p' Makefile | expand -t 10
+	@sed -nE 's/^([a-z]+):.*## /\1	/p' Makefile | expand -t 14
 
 run: install  ## Start the site, its worker and its broker (PORT=8000)
 	@$(BIN)/python -m fer_site.start --port $(PORT)
@@ -24,6 +24,10 @@ test: lint  ## Check style and types, then run every test
 
 bench: install  ## Measure speed beside references (BENCH_JSON=FILE writes the figures)
 	@$(BIN)/python -m fer_site.bench
+
+screenshots:  ## Make the pictures of the docs anew, from the real site
+	@$(PYTHON) install.py --dev
+	@$(BIN)/python -m fer_site.screenshots
 
 lint:  ## Check style, types and the direction of dependencies
 	@$(PYTHON) install.py --dev
