@@ -102,7 +102,9 @@ class PersonShown:
 def video_page(request: HttpRequest, analysis: Analysis) -> HttpResponse:
     """The page of a video: how far its reading is, then what came of it."""
     context: dict[str, object] = {"analysis": analysis}
-    if analysis.ended:
+    if videos.is_stopping(analysis):
+        context["stopping"] = True
+    elif analysis.ended:
         size = videos.picture_size(analysis)
         context |= {
             "size": size and _fitted(*size),

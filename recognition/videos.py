@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from django.conf import settings
 from django.core.files import File
 from django.core.files.move import file_move_safe
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 from django.utils.translation import gettext as _
 from numpy.typing import NDArray
 
@@ -51,6 +53,7 @@ POSTER: Final = "poster.jpg"  # its first frame, and its size
 SHOWN_SIDE: Final = 1280
 SHORTEST_STEP: Final = 1 / 65  # seconds; frames that follow faster than 60 a second are passed over
 FASTEST: Final = 240  # frames a second of a file whose frames say that no time passes
+SECONDS_TO_STOP: Final = timedelta(seconds=15)
 ROWS_AT_ONCE: Final = 200
 BETTER: Final = 1.1  # by so much a crop must be better than the one before to take its place
 
@@ -261,6 +264,10 @@ def read_frames(
             if time - start >= yielded + SHORTEST_STEP:
                 yielded = time - start
                 yield yielded, frame
+    # An MP4 lists its frames, and `open_video` looked; a WebM that was cut off just ends.
+    missing = (video.seconds or 0.0) - now
+    if read and "matroska" in video.container.format.name and missing > max(2.0, now / 10):
+        raise _broken(now)
     if not read:
         raise VideoError(_("This video is empty or damaged: no picture in it could be read."))
 
@@ -510,6 +517,14 @@ def drop_raw_files() -> None:
     for analysis in ended.only("pk").iterator():
         with suppress(OSError):
             (analysis.folder / RAW).unlink(missing_ok=True)
+
+
+def is_stopping(analysis: Analysis) -> bool:
+    """Whether it was cancelled a moment ago, and its worker is about to notice and to close our copy."""
+    if analysis.state != State.CANCELLED or not analysis.started or not analysis.heartbeat:
+        return False
+    just_now = timezone.now() - analysis.heartbeat < SECONDS_TO_STOP
+    return just_now and (analysis.folder / RAW).exists()
 
 
 def crop_name(number: int) -> str:

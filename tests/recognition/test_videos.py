@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Locator, expect
@@ -250,8 +251,11 @@ def test_time_is_told_in_stretches_without_every_blink() -> None:
 # Reading --------------------------------------------------------------------------------------------------
 
 
-def test_people_are_followed_and_read_over_time(send: Send, two_people: bytes, sent: list[str]) -> None:
+def test_people_are_followed_and_read_over_time(
+    client: Client, send: Send, two_people: bytes, sent: list[str]
+) -> None:
     waiting = send(two_people)
+    assert "Cancel" in client.get(waiting.get_absolute_url()).content.decode()
     assert waiting.state == "queued"
     assert sent == [waiting.pk]
     raw = waiting.folder / "upload.raw"
@@ -373,6 +377,18 @@ def test_a_cancelled_video_stops_at_once_and_keeps_what_was_read(
     with av.open(str(stopped.folder / "video.mp4")) as container:
         assert len(list(container.decode(video=0))) == 11
     assert not (stopped.folder / "upload.raw").exists()
+
+
+def test_a_page_waits_for_the_worker_to_stop(client: Client, send: Send, nobody: None) -> None:
+    waiting = send(film(grey(10)))
+    Analysis.objects.update(state="running", started=timezone.now())
+    background.cancel(waiting)
+
+    page = client.get(waiting.get_absolute_url()).content.decode()
+    assert 'http-equiv="refresh"' in page
+    (waiting.folder / "upload.raw").unlink()
+    page = client.get(waiting.get_absolute_url()).content.decode()
+    assert "You stopped it before anything was read." in page
 
 
 def test_what_was_cancelled_before_it_began_leaves_no_file(send: Send) -> None:
@@ -500,6 +516,16 @@ def test_a_video_whose_end_is_missing_is_refused(client: Client, read: Send, nob
 
     assert "its end is missing" in refused(client, data[:-100])
     assert "could not be opened" in refused(client, film(grey(30))[:-1500])
+
+
+def test_a_webm_that_was_cut_off_says_so(read: Send, nobody: None) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (60, 64, 64, 3), np.uint8)
+    data = film(list(noise), form="webm", codec="libvpx")
+
+    done = read(data[: len(data) // 2])
+
+    assert done.state == "failed", done.done
+    assert re.search("could be read for its first [234] seconds only", done.error)
 
 
 def test_a_video_that_breaks_off_says_so_and_keeps_what_was_read(
