@@ -101,7 +101,8 @@ def match(before: Sequence[Box], now: Sequence[Box]) -> list[tuple[int, int]]:
     moved least: (index before, index now). What moved or grew too far for one face stays alone."""
     if not before or not now:
         return []
-    from scipy.optimize import linear_sum_assignment  # takes long to import, and only a worker needs it
+    # Here and not above: it takes long to import, and only a worker needs it.
+    from scipy.optimize import linear_sum_assignment  # type: ignore[attr-defined]
 
     costs = _costs(np.asarray(before, np.float64), np.asarray(now, np.float64))
     rows, columns = linear_sum_assignment(costs)

@@ -3,6 +3,7 @@
 const GAP = 1000; // milliseconds without a sighting: then somebody was away
 const HOLD = 400; // for so long a box stands still where nothing follows
 const HEIGHT = 142;
+const CROWD = 4; // more people at once have only their numbers over the video: words would cover the faces
 
 const watch = document.querySelector("#watch");
 const video = document.querySelector("#video");
@@ -63,7 +64,6 @@ class Box {
     this.chip = this.node.querySelector(".chip");
     this.plate = this.chip.querySelector("rect");
     this.text = this.chip.querySelector("text");
-    this.said = "";
     this.node.setAttribute("display", "none");
     overlay.append(this.node);
   }
@@ -79,8 +79,7 @@ class Box {
     return { place, box: boxes[place].map((side, index) => side + share * (next[index] - side)) };
   }
 
-  show(moment, width, height) {
-    const found = this.at(moment);
+  show(found, width, height, crowded) {
     if (!found) {
       this.node.setAttribute("display", "none");
       return;
@@ -97,10 +96,9 @@ class Box {
       line.setAttribute("height", share(bottom - top));
     }
     const shown = shownAt(this.person, place);
-    const said = `${this.person.number} ${inWords(shown)}`;
-    if (this.said !== said) {
-      this.said = said;
-      this.node.setAttribute("class", `box expression-${shown.share === null ? "unread" : shown.name}`);
+    const said = crowded ? `${this.person.number}` : `${this.person.number} ${inWords(shown)}`;
+    this.node.setAttribute("class", `box expression-${shown.share === null ? "unread" : shown.name}`);
+    if (this.text.textContent !== said) {
       this.text.textContent = said;
       this.room = this.text.getComputedTextLength() + 12;
       this.plate.setAttribute("width", this.room);
@@ -277,7 +275,9 @@ for (const person of people) {
 
 function show(seconds) {
   const moment = 1000 * seconds;
-  for (const box of boxes) box.show(moment, width, height);
+  const found = boxes.map((box) => box.at(moment));
+  const crowded = found.filter(Boolean).length > CROWD;
+  boxes.forEach((box, index) => box.show(found[index], width, height, crowded));
   for (const timeline of timelines) timeline.show(moment);
 }
 
