@@ -191,7 +191,7 @@ class Browser:
         return response, content
 
     def get(self, path: str, **headers: str) -> tuple[http.client.HTTPResponse, bytes]:
-        return self.ask("GET", path, **headers)
+        return self.ask("GET", path, b"", **headers)
 
     def send(self, path: str, form: dict[str, Any]) -> tuple[http.client.HTTPResponse, bytes]:
         """Send a form as a page does whose script asks for JSON."""
@@ -331,9 +331,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, exports: Path) -> Iterator[
                 "cwd": server.placed(unit["WorkingDirectory"][0]),
                 "env": server.environment(unit),
             }
-            for command in unit.get("ExecStartPre", []):
+            for line in unit.get("ExecStartPre", []):
                 subprocess.run(
-                    shlex.split(server.placed(command)), check=True, stdout=subprocess.DEVNULL, **where
+                    shlex.split(server.placed(line)), check=True, stdout=subprocess.DEVNULL, **where
                 )
             command = shlex.split(server.placed(unit["ExecStart"][0]))
             processes.append(stack.enter_context(running(command, folder / f"{name}.log", **where)))
@@ -504,6 +504,15 @@ def test_systemd_finds_nothing_wrong_with_the_units_and_their_hardening(tmp_path
         text=True,
     )
     assert (verified.returncode, verified.stderr) == (0, "")
+    for unit in units:  # 100 is a process that may do anything
+        judged = subprocess.run(
+            [analyze, "security", "--offline=yes", "--threshold=25", f"./{unit}"],
+            cwd=tmp_path,
+            env=os.environ | {"SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+            capture_output=True,
+            text=True,
+        )
+        assert judged.returncode == 0, judged.stdout
 
 
 def test_every_queue_has_its_unit_and_its_container() -> None:
