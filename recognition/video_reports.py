@@ -7,13 +7,13 @@ from typing import Final
 
 from ml.expressions import EXPRESSIONS
 from recognition.models import Analysis, Sighting
-from recognition.reports import LANDMARKS
+from recognition.reports import LANDMARKS, harmless, time_of
 from recognition.videos import picture_size
 
 CSV_COLUMNS: Final = (
     *("seconds", "person", "left", "top", "right", "bottom"),
     *(f"{name}_{axis}" for name in LANDMARKS for axis in "xy"),
-    *("confidence", "expression", *EXPRESSIONS, "problem", "model"),
+    *("confidence", "expression", *EXPRESSIONS, "problem", "model", "time"),
 )
 
 
@@ -40,23 +40,32 @@ def csv_lines(analysis: Analysis) -> Iterator[str]:
     """A header, and one row a sighting: the shape of `reports.write_csv`, with seconds and the person's
     number for photo and face."""
     writer = csv.writer(_Line())
+    model, time = harmless(analysis.model_name), time_of(analysis)
     yield writer.writerow(CSV_COLUMNS)
     for one in sightings(analysis):
-        landmarks = [place for name in LANDMARKS for place in one.landmarks.get(name, (None, None))]
-        read = [one.probabilities[name] for name in EXPRESSIONS] if one.probabilities else [None] * 8
-        yield writer.writerow(
-            [
-                *(f"{one.milliseconds / 1000:.3f}", one.track.number, *one.box, *landmarks),
-                *(one.confidence, expression_of(one), *read, one.problem, analysis.model_name),
-            ]
-        )
+        yield writer.writerow([*_cells(one), model, time])
+
+
+def _cells(one: Sighting) -> Iterator[object]:
+    probabilities = one.probabilities or {}
+    yield f"{one.milliseconds / 1000:.3f}"
+    yield one.track.number
+    yield from one.box
+    for name in LANDMARKS:
+        yield from one.landmarks.get(name, (None, None))
+    yield one.confidence
+    yield expression_of(one)
+    yield from (probabilities.get(name) for name in EXPRESSIONS)
+    yield one.problem
 
 
 def json_parts(analysis: Analysis) -> Iterator[str]:
-    """{"model", "width", "height", "sightings": [{"seconds", "person", and a face as in `FaceReport`}]}, one
-    sighting a line. Width and height are the video's, in whose pixels boxes and landmarks are."""
+    """{"model", "time", "width", "height", "sightings": [{"seconds", "person" and a `FaceReport`}]}.
+
+    One sighting a line. Width and height are the video's, in whose pixels boxes and landmarks are.
+    """
     width, height = picture_size(analysis) or (None, None)
-    head = {"model": analysis.model_name, "width": width, "height": height}
+    head = {"model": analysis.model_name, "time": time_of(analysis), "width": width, "height": height}
     yield json.dumps(head, ensure_ascii=False)[:-1] + ', "sightings": ['
     separator = "\n"
     for one in sightings(analysis):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from django.conf import settings
-from django.core.files import File
+from django.core.exceptions import TooManyFilesSent
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
@@ -22,6 +22,7 @@ from recognition.limits import set_retry_after, upload_wait
 from recognition.models import Analysis, Face, Sighting
 from recognition.ranges import serve_part
 from recognition.services import UploadError
+from recognition.upload_handlers import FolderHandler
 from recognition.words import word_for
 
 # The room for a video on a usual screen, in pixels.
@@ -49,14 +50,22 @@ def video(request: HttpRequest) -> HttpResponse:
         response = _refuse(request, _("These are many uploads at once. Try again in a minute."), 429)
         set_retry_after(response, wait)
         return response
-    return _take(request)
+    analysis = Owner.of_upload(request).new_analysis(
+        kind=Analysis.Kind.VIDEO, state=Analysis.State.QUEUED, model_name=""
+    )
+    with videos.receiving(analysis) as folder:
+        request.upload_handlers = [FolderHandler(folder, 1)]
+        try:
+            return _take(request, analysis)
+        except TooManyFilesSent:
+            return _refuse(request, _("Send one video at a time."), 400)
 
 
 @csrf_protect
-def _take(request: HttpRequest) -> HttpResponse:
-    file: File[bytes] | None = request.FILES.get("video")
+def _take(request: HttpRequest, analysis: Analysis) -> HttpResponse:
+    file = request.FILES.get("video")
     try:
-        analysis = videos.take_upload(file, Owner.of_upload(request))
+        videos.take_upload(analysis, file.size if file else None)
     except UploadError as error:
         return _refuse(request, str(error), 400)
     except QueueError as error:

@@ -25,21 +25,20 @@ from av.stream import Discard
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from django.conf import settings
-from django.core.files import File
-from django.core.files.move import file_move_safe
 from django.db import IntegrityError, transaction
-from django.utils import timezone
+from django.utils import timezone, translation
 from django.utils.translation import gettext as _
 from numpy.typing import NDArray
+from PIL import Image
 
 from recognition import background, services
-from recognition.access import Owner
 from recognition.background import JobError, Progress, Stopped
 from recognition.counters import count_faces
 from recognition.models import Analysis, Sighting, Track
 from recognition.pictures import encode_crop, encode_photo
 from recognition.services import PredictorError, UploadError
 from recognition.tracking import SECONDS_OF_ABSENCE, Box, Tracker
+from recognition.uploads import MIN_SIDE
 
 if TYPE_CHECKING:
     from ml.predictor import FacePrediction
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RAW: Final = "upload.raw"  # what was uploaded, until it was read
+LANGUAGE: Final = "upload.language"  # of who waits for it: the worker speaks it, should something be wrong
 COPY: Final = "video.mp4"
 POSTER: Final = "poster.jpg"  # its first frame, and its size
 
@@ -90,34 +90,40 @@ def video_limits() -> VideoLimits:
 # In the request -------------------------------------------------------------------------------------------
 
 
-def take_upload(file: "File[bytes] | None", owner: Owner) -> Analysis:
-    """Store an uploaded video as `owner`'s and hand it to the workers.
-
-    Only its header is looked at. Raises UploadError where it is no video that is accepted, and QueueError
-    where no worker can be reached; then nothing is kept.
-    """
-    limits = video_limits()
-    if file is None:
-        raise UploadError(_("Choose a video first."))
-    if not file.size:
-        raise UploadError(_("This file is empty."))
-    if file.size > limits.megabytes * 1_000_000:
-        raise too_large()
-    analysis = owner.new_analysis(kind=Analysis.Kind.VIDEO, state=State.QUEUED, model_name="")
+@contextmanager
+def receiving(analysis: Analysis) -> Iterator[Path]:
+    """A folder for the uploaded file of an unsaved analysis. Unless it is stored at the end, all goes."""
     analysis.folder.mkdir(mode=0o700, parents=True)
     try:
-        _store(file, analysis.folder / RAW)
-        with open_video(analysis.folder / RAW, limits):
+        yield analysis.folder
+    finally:
+        if not Analysis.objects.filter(pk=analysis.pk).exists():
+            shutil.rmtree(analysis.folder, ignore_errors=True)
+
+
+def take_upload(analysis: Analysis, size: int | None) -> None:
+    """Store an analysis whose file lies in its folder, called 1, and hand it to the workers.
+
+    size: the file's, in bytes; None where there is no file. Only its header is looked at. Raises UploadError
+    where it is no video that is accepted, and QueueError where no worker can be reached.
+    """
+    limits = video_limits()
+    if size is None:
+        raise UploadError(_("Choose a video first."))
+    if not size:
+        raise UploadError(_("This file is empty."))
+    if size > limits.megabytes * 1_000_000:
+        raise too_large()
+    raw = analysis.folder / RAW
+    (analysis.folder / "1").rename(raw)
+    try:
+        with open_video(raw, limits):
             pass
-        analysis.save(force_insert=True)
     except VideoError as error:
-        shutil.rmtree(analysis.folder, ignore_errors=True)
         raise UploadError(str(error)) from error
-    except BaseException:
-        shutil.rmtree(analysis.folder, ignore_errors=True)
-        raise
+    (analysis.folder / LANGUAGE).write_text(translation.get_language() or settings.LANGUAGE_CODE)
+    analysis.save(force_insert=True)
     background.submit(analysis)
-    return analysis
 
 
 def too_large() -> UploadError:
@@ -125,16 +131,6 @@ def too_large() -> UploadError:
         _("This video is larger than %(most)s MB, the most that is accepted.")
         % {"most": f"{settings.FER_MAX_VIDEO_MB:g}"}
     )
-
-
-def _store(file: "File[bytes]", path: Path) -> None:
-    if hasattr(file, "temporary_file_path"):
-        file_move_safe(file.temporary_file_path(), str(path))
-    else:
-        with path.open("wb") as stream:
-            for chunk in file.chunks():
-                stream.write(chunk)
-    path.chmod(0o600)
 
 
 # A file that is opened ------------------------------------------------------------------------------------
@@ -286,14 +282,26 @@ def _broken(seconds: float) -> VideoError:
 
 
 def shown_size(video: Video, frame: VideoFrame) -> tuple[int, int]:
-    """Width and height that a frame is kept in: upright, square pixels, even sides, `SHOWN_SIDE` at most."""
+    """Width and height that a frame is kept in: upright, square pixels, even sides, `SHOWN_SIDE` at most.
+
+    Raises VideoError where that is too small to hold a face.
+    """
     squeeze = float(video.stream.sample_aspect_ratio or 1)
     width = frame.width * (squeeze if 0.1 < squeeze < 10 else 1.0)
     height = float(frame.height)
     if _quarter_turns(frame) % 2:
         width, height = height, width
     scale = min(1.0, SHOWN_SIDE / max(width, height))
-    return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+    size = round(width * scale / 2) * 2, round(height * scale / 2) * 2
+    if min(size) < MIN_SIDE:
+        raise VideoError(
+            _(
+                "The pictures of this video are too small to hold a face: "
+                "at least %(least)d × %(least)d pixels are needed."
+            )
+            % {"least": MIN_SIDE}
+        )
+    return size
 
 
 def upright(frame: VideoFrame, size: tuple[int, int]) -> VideoFrame:
@@ -325,6 +333,15 @@ def read_video(analysis: Analysis, progress: Progress) -> None:
     What a lost worker left is thrown away first, so nothing is there twice. However it ends, what was read
     until then stays and the uploaded file goes. Raises JobError, with a sentence for the owner.
     """
+    try:
+        language = (analysis.folder / LANGUAGE).read_text()
+    except FileNotFoundError:
+        language = settings.LANGUAGE_CODE
+    with translation.override(language):
+        _read(analysis, progress)
+
+
+def _read(analysis: Analysis, progress: Progress) -> None:
     limits = video_limits()
     try:
         predictor = services.get_predictor()
@@ -342,7 +359,8 @@ def read_video(analysis: Analysis, progress: Progress) -> None:
 
             def alive(seconds: float, position: int) -> None:
                 """Say where we are. A file that does not say how long it is has told how large it is."""
-                whole = video.seconds or seconds * video.bytes / max(position, 1)
+                guess = min(seconds * video.bytes / max(position, 1), limits.seconds)
+                whole = video.seconds or guess
                 done = round(seconds * 1000)
                 progress.report(done, max(round(whole * 1000), done + 1))
 
@@ -363,7 +381,7 @@ def read_video(analysis: Analysis, progress: Progress) -> None:
         raise JobError(str(error)) from error
     except (IntegrityError, FileNotFoundError) as error:
         # Somebody deleted it under our hands, or another worker took it over.
-        if _is_ours(analysis):
+        if background.is_ours(analysis):
             raise
         raise Stopped from error
 
@@ -388,12 +406,6 @@ class _Seen:
         """How good a picture of its person it is: large, sure, and readable."""
         left, top, right, bottom = self.box
         return float(max(right - left, bottom - top)) * self.confidence * (0.1 if self.face.problem else 1.0)
-
-
-def _is_ours(analysis: Analysis) -> bool:
-    """Whether it is there still, and no other worker began it after us."""
-    ours = Analysis.objects.filter(pk=analysis.pk, attempts=analysis.attempts)
-    return ours.exclude(state=State.QUEUED).exists()
 
 
 class _Result:
@@ -442,7 +454,7 @@ class _Result:
 
     def _flush(self) -> None:
         with transaction.atomic():
-            if not _is_ours(self._analysis):
+            if not background.is_ours(self._analysis):
                 raise Stopped
             Sighting.objects.bulk_create(self._rows)
         self._rows = []
@@ -454,11 +466,11 @@ class _Result:
             if self._copy:
                 self._copy.close()
             # A worker that is told to end at once leaves all to the next one.
-            if (kind is None or issubclass(kind, Exception)) and _is_ours(self._analysis):
+            if (kind is None or issubclass(kind, Exception)) and background.is_ours(self._analysis):
                 self._flush()
                 if self._copy:
                     self._part.replace(self._folder / COPY)
-                (self._folder / RAW).unlink(missing_ok=True)
+                _drop_upload(self._folder)
         finally:
             self._part.unlink(missing_ok=True)
 
@@ -516,7 +528,12 @@ def drop_raw_files() -> None:
     )
     for analysis in ended.only("pk").iterator():
         with suppress(OSError):
-            (analysis.folder / RAW).unlink(missing_ok=True)
+            _drop_upload(analysis.folder)
+
+
+def _drop_upload(folder: Path) -> None:
+    for name in (RAW, LANGUAGE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def is_stopping(analysis: Analysis) -> bool:
@@ -534,8 +551,8 @@ def crop_name(number: int) -> str:
 
 def picture_size(analysis: Analysis) -> tuple[int, int] | None:
     """Width and height of our copy in pixels, None where nothing was read."""
-    from PIL import Image
-
+    if not (analysis.folder / COPY).exists():
+        return None
     try:
         with Image.open(analysis.folder / POSTER, formats=("JPEG",)) as poster:
             return poster.size

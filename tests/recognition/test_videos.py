@@ -352,7 +352,7 @@ def test_a_worker_that_is_told_to_end_leaves_the_file_to_the_next(
     with pytest.raises(SystemExit):
         work(waiting)
 
-    assert [file.name for file in waiting.folder.iterdir()] == ["upload.raw"]
+    assert sorted(file.name for file in waiting.folder.iterdir()) == ["upload.language", "upload.raw"]
 
 
 def test_a_cancelled_video_stops_at_once_and_keeps_what_was_read(
@@ -476,6 +476,16 @@ def test_no_file_at_all_is_said_on_the_form(client: Client) -> None:
     assert "Choose a video first." in response.content.decode()
 
 
+def test_videos_are_sent_one_by_one(client: Client) -> None:
+    response = client.post(
+        reverse("video"), {"video": [SimpleUploadedFile("a.mp4", b"a"), SimpleUploadedFile("b.mp4", b"b")]}
+    )
+
+    assert response.status_code == 400
+    assert "Send one video at a time." in response.content.decode()
+    assert not any(analyses_folder().iterdir())
+
+
 def test_sound_alone_is_no_video(client: Client) -> None:
     stream = io.BytesIO()
     with av.open(stream, "w", format="mp4") as container:
@@ -516,6 +526,14 @@ def test_a_video_whose_end_is_missing_is_refused(client: Client, read: Send, nob
 
     assert "its end is missing" in refused(client, data[:-100])
     assert "could not be opened" in refused(client, film(grey(30))[:-1500])
+
+
+def test_pictures_too_small_for_a_face_are_no_video(read: Send, nobody: None) -> None:
+    done = read(film(grey(3, 16, 128)))
+
+    assert done.state == "failed"
+    assert "at least 20 × 20 pixels are needed" in done.error
+    assert list(done.folder.iterdir()) == []
 
 
 def test_a_webm_that_was_cut_off_says_so(read: Send, nobody: None) -> None:
