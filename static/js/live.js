@@ -285,7 +285,9 @@ function draw({ width, height, faces }) {
 function outline(track, box, beside) {
   const { name, word, share } = reading(track);
   const label = share === undefined ? word : `${word} ${percent(share)}`;
-  const text = beside ? label : `${track.number} ${label}`;
+  // Words of neighbours would cover each other on a small stage: there the cards below have them.
+  const crowded = !beside && stage.clientWidth < BESIDE.stage && tracks.length > 1;
+  const text = beside ? label : crowded ? String(track.number) : `${track.number} ${label}`;
   measure.font = "600 13px system-ui, sans-serif";
   const wide = measure.measureText(text).width + 16;
   const chipX = Math.max(0, Math.min(box.x, stage.clientWidth - wide));
@@ -371,7 +373,7 @@ function tell({ faces, milliseconds }, moments) {
 
 part("start").addEventListener("click", start);
 part("stop").addEventListener("click", () => stop());
-camera.addEventListener("change", start);
+camera.addEventListener("change", () => start().then(() => camera.focus()));
 mask.addEventListener("change", () => {
   part("legend").hidden = !mask.checked;
 });
