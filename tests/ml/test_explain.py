@@ -84,7 +84,7 @@ def test_the_map_shows_the_place_that_speaks_for_an_expression_and_nothing_again
     assert angry.expression == explain(model, face).expression == "anger"
     assert angry.cells == 4
     row, column = np.unravel_index(angry.activation.argmax(), angry.activation.shape)
-    assert (row // 16, column // 16) == (0, 1)
+    assert (int(row) // 16, int(column) // 16) == (0, 1)
     assert angry.activation[32:].max() == 0, "the lower half has no say"
     assert afraid.activation.max() == 0
 
@@ -94,11 +94,13 @@ def test_for_a_plain_classifier_it_is_the_class_activation_map(face: NDArray[np.
     torch.manual_seed(3)
     model = FMPN(replace(SMALL, backbone="resnet50")).eval().requires_grad_(False)
     features: list[Tensor] = []
-    model.classifier.layer4.register_forward_hook(lambda _, __, output: features.append(output.detach()))
+    layer, last = model.classifier.get_submodule("layer4"), model.classifier.get_submodule("fc")
+    layer.register_forward_hook(lambda _, __, output: features.append(output.detach()))
 
     explanation = explain(model, face, "surprise")
 
-    weights = model.classifier.fc.weight[expression_index("surprise")]
+    assert isinstance(last, nn.Linear)
+    weights = last.weight[expression_index("surprise")]
     cells = torch.einsum("c,chw->hw", weights, features[0][0]).relu().numpy()
     drawn = cv2.resize(cells, explanation.activation.shape, interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(explanation.activation, drawn / drawn.max(), atol=1e-4)

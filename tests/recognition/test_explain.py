@@ -14,6 +14,7 @@ from django.contrib.sessions.models import Session
 from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
+from torch import nn
 
 from ml.checkpoint import save_checkpoint
 from ml.config import PRESETS
@@ -42,7 +43,8 @@ def rival(settings: Settings, tmp_path: Path) -> Checkpoint:
     config = replace(config, model=replace(config.model, image_size=32, mask_channels=4, mask_blocks=1))
     torch.manual_seed(0)
     model = FMPN(config.model)
-    last = model.classifier.classifier[-1]
+    *_, last = model.classifier.modules()
+    assert isinstance(last, nn.Linear)
     with torch.no_grad():
         last.weight.zero_()
         last.bias.zero_()
