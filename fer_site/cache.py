@@ -75,8 +75,8 @@ class ForgivingRedisCache(RedisCache):
             raise ValueError(f"Key {key!r} not found.")
         return count
 
-    def clear(self) -> bool:
-        return self._ask(super().clear, False)
+    def clear(self) -> None:
+        self._ask(super().clear, None)
 
     def _ask(self, question: Callable[[], Answer], otherwise: Answer) -> Answer:
         here = ForgivingRedisCache

@@ -13,12 +13,12 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
 
-@setup_logging.connect
+@setup_logging.connect  # type: ignore[untyped-decorator]
 def log_as_the_site_does(**_: Any) -> None:
     """Keep the log that Django has set up; without a receiver Celery would put its own in the place."""
 
 
-@task_prerun.connect
+@task_prerun.connect  # type: ignore[untyped-decorator]
 def name_the_task(task_id: str, **_: Any) -> None:
     """Lines of the log that a task writes carry its id."""
     from fer_site.logs import request_id

@@ -6,7 +6,6 @@ Everything here answers within a fraction of a second, whatever is down.
 import os
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -73,9 +72,9 @@ class LastError:
 class Overview:
     """model: None where none can be read; requests and queues: None where cache or broker do not answer."""
 
-    running: Sequence[TrainingRun]
-    queued: Sequence[TrainingRun]
-    failed: Sequence[TrainingRun]
+    running: list[TrainingRun]
+    queued: list[TrainingRun]
+    failed: list[TrainingRun]
     model: ModelCard | None
     requests: Requests | None
     queues: dict[str, int] | None
@@ -88,9 +87,11 @@ def overview() -> Overview:
     runs = TrainingRun.objects.select_related("dataset")
     lately = timezone.now() - LATELY
     return Overview(
-        running=runs.filter(state=State.RUNNING)[:MOST_RUNS],
-        queued=runs.filter(state=State.QUEUED)[:MOST_RUNS],
-        failed=runs.filter(state__in=(State.FAILED, State.INTERRUPTED), created__gte=lately)[:MOST_RUNS],
+        running=list(runs.filter(state=State.RUNNING)[:MOST_RUNS]),
+        queued=list(runs.filter(state=State.QUEUED)[:MOST_RUNS]),
+        failed=list(
+            runs.filter(state__in=(State.FAILED, State.INTERRUPTED), created__gte=lately)[:MOST_RUNS]
+        ),
         model=next((card for card in model_cards() if card.in_service), None),
         requests=requests_a_minute(),
         queues=queue_lengths(),
@@ -128,9 +129,8 @@ def analyses_kept() -> list[Kept]:
             day=Count("pk", filter=day), week=Count("pk", filter=week & ~day), older=Count("pk", filter=~week)
         )
     )
-    by_kind = {row.pop("kind"): row for row in counted}
-    none = {"day": 0, "week": 0, "older": 0}
-    return [Kept(str(kind.label), **by_kind.get(kind, none)) for kind in Analysis.Kind]
+    by_kind = {row["kind"]: (row["day"], row["week"], row["older"]) for row in counted}
+    return [Kept(str(kind.label), *by_kind.get(kind.value, (0, 0, 0))) for kind in Analysis.Kind]
 
 
 def disk(folder: Path) -> Disk:

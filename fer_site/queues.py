@@ -22,6 +22,6 @@ def queue_lengths() -> dict[str, int] | None:
     with Connection(settings.CELERY_BROKER_URL, transport_options=options) as connection:  # type: ignore[no-untyped-call]
         try:
             channel = connection.default_channel
-            return {name: channel.queue_declare(name).message_count for name in QUEUES}  # type: ignore[no-untyped-call]
+            return {name: channel.queue_declare(name).message_count for name in QUEUES}
         except (OperationalError, *connection.connection_errors):
             return None

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
@@ -132,5 +133,6 @@ def test_it_fits_a_phone_and_keeps_to_the_policy(
 
     assert screen.get_by_role("heading", name="Last errors").is_visible()
     assert screen.evaluate("document.documentElement.scrollWidth") <= 360
+    assert not Axe().run(screen).response["violations"]
     assert not problems
     context.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from django.conf import settings as django_settings
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -118,7 +119,8 @@ def test_the_report_is_the_one_that_the_page_hands_out(
 
     answer = program.get(f"{ANALYSES}/{stored.token}").json()
 
-    assert answer["report"] == client.get(reverse("download_json", args=[stored.token])).json()
+    download = client.get(reverse("download_json", args=[stored.token]))
+    assert answer["report"] == json.loads(download.getvalue())
     assert answer["page"] == f"http://testserver{stored.get_absolute_url()}"
 
 
@@ -142,7 +144,7 @@ def test_pictures_are_listed_and_fetched(program: Client, stored: Analysis) -> N
     assert names == ["photo-1.jpg", "photo-1-face-1.jpg", "photo-1-face-1-mask.png"]
     for picture in pictures:
         response = program.get(picture["url"])
-        assert b"".join(response) == b"\xff\xd8 of a picture"  # type: ignore[arg-type]
+        assert b"".join(response) == b"\xff\xd8 of a picture"
         assert response["Cache-Control"] == "private, no-store"
     assert program.get(f"{ANALYSES}/{stored.token}/pictures/raw.mp4").status_code == 404
     assert program.get(f"{ANALYSES}/{stored.token}/pictures/..%2F..%2Fdb.sqlite3").status_code == 404
@@ -159,7 +161,7 @@ def test_a_video_s_sightings_come_in_order(program: Client, stored: Analysis) ->
 
     response = program.get(f"{ANALYSES}/{stored.token}/sightings")
 
-    sightings = json.loads(b"".join(response))["sightings"]  # type: ignore[arg-type]
+    sightings = json.loads(b"".join(response))["sightings"]
     assert [sighting["seconds"] for sighting in sightings] == [0.2, 0.4]
     assert program.get(f"{ANALYSES}/{stored.token}").json()["report"] is None
 
@@ -442,6 +444,7 @@ def test_the_page_of_the_api_keeps_to_the_policy_and_the_screen(
     assert page.get_by_role("heading", name="Analyse photos").is_visible()
     assert page.get_by_role("heading", name="FaceReport").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert not Axe().run(page).response["violations"]
     assert not problems
     context.close()
 
