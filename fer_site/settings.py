@@ -55,6 +55,8 @@ FER_RETENTION_HOURS = positive("FER_RETENTION_HOURS", 24.0)
 FER_MAX_UPLOAD_MB = positive("FER_MAX_UPLOAD_MB", 15.0)
 FER_MAX_MEGAPIXELS = positive("FER_MAX_MEGAPIXELS", 40.0)
 FER_MAX_FILES = int(positive("FER_MAX_FILES", 20))
+FER_MAX_BATCH_PHOTOS = int(positive("FER_MAX_BATCH_PHOTOS", 2000))
+FER_MAX_BATCH_MB = positive("FER_MAX_BATCH_MB", 500.0)
 FER_MAX_VIDEO_MB = positive("FER_MAX_VIDEO_MB", 500.0)
 FER_MAX_VIDEO_MINUTES = positive("FER_MAX_VIDEO_MINUTES", 10.0)
 FER_VIDEO_RATE = positive("FER_VIDEO_RATE", 5.0)
@@ -152,7 +154,13 @@ MEDIA_ROOT = FER_VAR_DIR / "media"
 
 # An upload is as many files as allowed, each as large as allowed; Django spools the large ones to disk.
 FILE_UPLOAD_PERMISSIONS = 0o600
-DATA_UPLOAD_MAX_NUMBER_FILES = FER_MAX_FILES
+# The most of any form, a batch's; the others are held to FER_MAX_FILES by their first handler.
+DATA_UPLOAD_MAX_NUMBER_FILES = max(FER_MAX_FILES, FER_MAX_BATCH_PHOTOS)
+FILE_UPLOAD_HANDLERS = [
+    "recognition.upload_handlers.CountingHandler",
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
+    "django.core.files.uploadhandler.TemporaryFileUploadHandler",
+]
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 1000
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000  # the form's fields, without its files
 

@@ -354,12 +354,16 @@ def start_web(port: int) -> Service:
 
 
 def web_command(port: int) -> list[str]:
-    largest_upload = max(settings.FER_MAX_FILES * settings.FER_MAX_UPLOAD_MB, settings.FER_MAX_VIDEO_MB)
+    largest_upload = max(
+        settings.FER_MAX_FILES * settings.FER_MAX_UPLOAD_MB,
+        settings.FER_MAX_BATCH_MB,
+        settings.FER_MAX_VIDEO_MB,
+    )
     return [
         *(sys.executable, "-m", "waitress"),
         f"--listen={settings.FER_HOST}:{port}",
         f"--threads={WEB_THREADS}",
-        f"--max-request-body-size={int((largest_upload + 1) * 1_000_000)}",
+        f"--max-request-body-size={int((largest_upload + 5) * 1_000_000)}",
         # The site knows by FER_HTTPS whether to believe them, and by their being there that a proxy is.
         "--no-clear-untrusted-proxy-headers",
         "fer_site.wsgi:application",

@@ -15,9 +15,8 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from recognition import video_reports
+from recognition import exports, video_reports
 from recognition.models import Analysis, Profile
-from recognition.reports import report_analysis, write_csv
 
 KEEP_CHOICES: Final = (
     (1, gettext_lazy("1 day")),
@@ -172,15 +171,9 @@ def _reports(analysis: Analysis) -> Iterator[tuple[str, Iterable[str]]]:
         "note": analysis.note,
     }
     yield "analysis.json", [_json(about)]
-    if analysis.kind == Analysis.Kind.VIDEO:
-        yield "expressions.json", video_reports.json_parts(analysis)
-        yield "expressions.csv", video_reports.csv_lines(analysis)
-        return
-    report = report_analysis(analysis)
-    yield "expressions.json", [_json(report)]
-    table = io.StringIO(newline="")
-    write_csv(report, table)
-    yield "expressions.csv", [table.getvalue()]
+    tables = video_reports if analysis.kind == Analysis.Kind.VIDEO else exports
+    yield "expressions.json", tables.json_parts(analysis)
+    yield "expressions.csv", tables.csv_lines(analysis)
 
 
 def _json(data: object) -> str:

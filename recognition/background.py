@@ -13,6 +13,7 @@ from typing import Final
 
 from celery import current_app
 from django.conf import settings
+from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext, gettext_noop
@@ -59,6 +60,16 @@ def cancel(analysis: Analysis) -> None:
     Analysis.objects.filter(pk=analysis.pk, state__in=(State.QUEUED, State.RUNNING)).update(
         state=State.CANCELLED, heartbeat=timezone.now()
     )
+
+
+def is_ours(analysis: Analysis) -> bool:
+    """Whether a job is there still and no other worker began it after us; it may have been cancelled.
+
+    Within a transaction that stays so until its end.
+    """
+    ours = Analysis.objects.filter(pk=analysis.pk, attempts=analysis.attempts).exclude(state=State.QUEUED)
+    with transaction.atomic():
+        return ours.select_for_update().first() is not None
 
 
 class Progress:

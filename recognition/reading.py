@@ -1,11 +1,11 @@
 """Photos on this machine's disk, read side by side: what `predict_fmpn` is made of."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from recognition.uploads import SUFFIXES, Limits, PhotoError, decode_photo
 
 if TYPE_CHECKING:
     from ml.predictor import Predictor
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 AHEAD: Final = 2  # photos that are read and wait for one before them: memory stays bounded
 
@@ -82,16 +85,21 @@ def read_photos(
 ) -> Iterator[Reading]:
     """Read every source, one a core at a time, and give them in order. With `crops` each picture is a face
     already cut out."""
+    return side_by_side(lambda source: _read(source, predictor, limits, crops), sources)
+
+
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """What `work` makes of every item, one a core at a time, in the items' order."""
     # Here and not above: numpy, OpenCV and the networks let go of the interpreter while they compute, so
     # threads are enough, and they share one model.
     from ml.runtime import available_cores
 
     workers = available_cores()
-    waiting: deque[Future[Reading]] = deque()
+    waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
-        for source in sources:
-            waiting.append(pool.submit(_read, source, predictor, limits, crops))
+        for item in items:
+            waiting.append(pool.submit(work, item))
             if len(waiting) > workers + AHEAD:
                 yield waiting.popleft().result()
         while waiting:

@@ -1,7 +1,8 @@
 """What was read, as plain data: the one shape of every JSON and CSV file of this project."""
 
 import csv
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NotRequired, Protocol
 
 # Pydantic, which describes these shapes to users of the API, reads no others on Python 3.11.
@@ -32,6 +33,7 @@ class PhotoReport(TypedDict):
     """One photo, or one file that could not be read as one: then `error` says why, and there is no size."""
 
     photo: str
+    name: NotRequired[str]  # a batch's file, as it was called
     width: int | None
     height: int | None
     error: str | None
@@ -39,7 +41,10 @@ class PhotoReport(TypedDict):
 
 
 class Report(TypedDict):
+    """What one model read. time: when, as in 2026-01-31T12:00:00+00:00."""
+
     model: str
+    time: str
     photos: list[PhotoReport]
 
 
@@ -73,23 +78,36 @@ def report_error(name: str, reason: str) -> PhotoReport:
 
 def report_analysis(analysis: Analysis) -> Report:
     """The whole of a stored analysis, in the order of the upload."""
-    entries = {
-        rejection.number: report_error(rejection.name, rejection.reason)
-        for rejection in analysis.rejections.all()
-    }
-    for photo in analysis.photos.prefetch_related("faces"):
-        entries[photo.number] = _stored_photo(photo)
-    return Report(model=analysis.model_name, photos=[entries[number] for number in sorted(entries)])
+    return Report(model=analysis.model_name, time=time_of(analysis), photos=list(stored_photos(analysis)))
+
+
+def time_of(analysis: Analysis) -> str:
+    return analysis.created.isoformat(timespec="seconds")
+
+
+def stored_photos(analysis: Analysis) -> Iterator[PhotoReport]:
+    """The same photo after photo, read from the database a few hundred at a time."""
+    photos = analysis.photos.prefetch_related("faces").iterator(chunk_size=200)
+    rejections = analysis.rejections.iterator(chunk_size=200)
+    numbered = heapq.merge(
+        ((photo.number, _stored_photo(photo)) for photo in photos),
+        ((rejection.number, report_error(rejection.name, rejection.reason)) for rejection in rejections),
+        key=lambda entry: entry[0],
+    )
+    return (report for _, report in numbered)
 
 
 def _stored_photo(photo: Photo) -> PhotoReport:
-    return PhotoReport(
+    report = PhotoReport(
         photo=photo.filename,
         width=photo.width,
         height=photo.height,
         error=None,
         faces=[_stored_face(face) for face in photo.faces.all()],
     )
+    if photo.name:
+        report["name"] = photo.name
+    return report
 
 
 def _stored_face(face: Face) -> FaceReport:
@@ -111,24 +129,39 @@ class Writable(Protocol):
     def write(self, text: str, /) -> object: ...
 
 
+COLUMNS: Final = (
+    *("photo", "name", "face", "left", "top", "right", "bottom"),
+    *(f"{name}_{axis}" for name in LANDMARKS for axis in "xy"),
+    *("confidence", "expression", *EXPRESSIONS, "problem", "model", "time"),
+)
+
+# What begins so is a formula to a spreadsheet. Names come from strangers, and formulas can call home.
+FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+def rows(photos: Iterable[PhotoReport], model: str, time: str) -> Iterator[list[object]]:
+    """One row a face, its cells in the order of `COLUMNS`; None where there is nothing to say."""
+    for photo in photos:
+        for number, face in enumerate(photo["faces"], 1):
+            yield [photo["photo"], photo.get("name"), number, *_cells(face), model, time]
+
+
 def write_csv(report: Report, stream: Writable) -> None:
     """Write a header and one row a face."""
     writer = csv.writer(stream)
-    writer.writerow(
-        [
-            *("photo", "face", "left", "top", "right", "bottom"),
-            *(f"{name}_{axis}" for name in LANDMARKS for axis in "xy"),
-            *("confidence", "expression", *EXPRESSIONS, "problem", "model"),
-        ]
-    )
-    for photo in report["photos"]:
-        for number, face in enumerate(photo["faces"], 1):
-            writer.writerow([photo["photo"], number, *_cells(face), report["model"]])
+    writer.writerow(COLUMNS)
+    for row in rows(report["photos"], report["model"], report["time"]):
+        writer.writerow(map(harmless, row))
 
 
-def _cells(face: FaceReport) -> Iterable[object]:
+def harmless(cell: object) -> object:
+    """The cell, a text that would be a formula behind an apostrophe: spreadsheets take it as text then."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
+def _cells(face: FaceReport) -> Iterator[object]:
     landmarks, probabilities = face["landmarks"] or {}, face["probabilities"] or {}
-    yield from face["box"] or ("",) * 4
+    yield from face["box"] or (None,) * 4
     for name in LANDMARKS:
         yield from landmarks.get(name, (None, None))
     yield face["confidence"]

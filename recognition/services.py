@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
 from django.core.files import File
+from django.core.management import call_command
 from django.db import Error as DatabaseError
 from django.db import transaction
 from django.utils import timezone
@@ -176,9 +177,10 @@ class Draft:
     rejections: list[Rejection] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
 
-    def add_photo(self, number: int, picture: bytes, prediction: "PhotoPrediction") -> None:
+    def add_photo(self, number: int, picture: bytes, prediction: "PhotoPrediction", name: str = "") -> None:
         count_faces(len(prediction.faces))
-        photo = Photo(analysis=self.analysis, number=number, width=prediction.width, height=prediction.height)
+        size = {"width": prediction.width, "height": prediction.height}
+        photo = Photo(analysis=self.analysis, number=number, name=name, **size)
         self.photos.append(photo)
         self.pictures[photo.filename] = picture
         for face_number, found in enumerate(prediction.faces, 1):
@@ -272,6 +274,7 @@ def purge_expired() -> int:
     from recognition.videos import drop_raw_files
 
     _, by_model = Analysis.objects.expired().delete()
+    call_command("clearsessions")  # a browser's word is forgotten with its cookie
     _sweep_orphans()
     drop_raw_files()
     drop_incoming()

@@ -4,6 +4,7 @@ from django.urls import path, re_path
 from recognition import (
     account_views,
     api_views,
+    batch_views,
     compare_views,
     history_views,
     job_views,
@@ -34,12 +35,14 @@ urlpatterns = [
     path("", views.home, name="home"),
     path("analyse/", views.analyse, name="analyse"),
     path("sample/<slug:slug>/", views.sample, name="sample"),
+    path("batch/", batch_views.batch, name="batch"),
     path("live/", live_views.live, name="live"),
     path("live/frame/", live_views.frame, name="live_frame"),
     path("video/", video_views.video, name="video"),
     path("a/<str:token>/video.mp4", video_views.video_file, name="video_file"),
     path("a/<str:token>/timeline.json", video_views.timeline, name="timeline"),
     path("a/<str:token>/", views.analysis, name="analysis"),
+    path("a/<str:token>/photo/<int:number>/", batch_views.photo, name="photo"),
     path("a/<str:token>/photo/<int:number>/compare/", compare_views.compare_models, name="compare"),
     path(
         "a/<str:token>/photo/<int:number>/face/<int:face_number>/explain/",
@@ -51,6 +54,7 @@ urlpatterns = [
     path("a/<str:token>/delete/", views.delete, name="delete"),
     path("a/<str:token>/expressions.json", views.download_json, name="download_json"),
     path("a/<str:token>/expressions.csv", views.download_csv, name="download_csv"),
+    path("a/<str:token>/expressions.xlsx", views.download_xlsx, name="download_xlsx"),
     # The whole pattern is what keeps a name inside its folder.
     re_path(
         rf"^a/(?P<token>[\w-]+)/(?P<filename>{FILENAME.pattern})$",

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import TooManyFilesSent
 from django.core.files import File
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext
@@ -16,10 +16,10 @@ from django.views.decorators.cache import cache_control
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
-from recognition import limits, services
+from recognition import exports, limits, services
 from recognition.access import Owner, own_analysis
+from recognition.batch_views import batch_page
 from recognition.models import Analysis
-from recognition.reports import report_analysis, write_csv
 from recognition.samples import SAMPLES
 from recognition.services import PredictorError, UploadError
 from recognition.video_views import video_csv, video_json, video_page
@@ -145,6 +145,7 @@ def _photos_page(request: HttpRequest, analysis: Analysis) -> HttpResponse:
 
 PAGES: Final[dict[Analysis.Kind, Callable[[HttpRequest, Analysis], HttpResponse]]] = {
     Analysis.Kind.PHOTOS: _photos_page,
+    Analysis.Kind.BATCH: batch_page,
     Analysis.Kind.VIDEO: video_page,
 }
 
@@ -168,10 +169,9 @@ def download_json(request: HttpRequest, token: str) -> HttpResponseBase:
     own = own_analysis(request, token)
     if own.kind == Analysis.Kind.VIDEO:
         return video_json(own)
-    report = report_analysis(own)
-    response = JsonResponse(report, json_dumps_params={"indent": 1, "ensure_ascii": False})
-    response["Content-Disposition"] = 'attachment; filename="expressions.json"'
-    return response
+    return _attached(
+        StreamingHttpResponse(exports.json_parts(own), content_type="application/json"), "expressions.json"
+    )
 
 
 @private
@@ -180,9 +180,24 @@ def download_csv(request: HttpRequest, token: str) -> HttpResponseBase:
     own = own_analysis(request, token)
     if own.kind == Analysis.Kind.VIDEO:
         return video_csv(own)
-    response = HttpResponse(content_type="text/csv; charset=utf-8")
-    response["Content-Disposition"] = 'attachment; filename="expressions.csv"'
-    write_csv(report_analysis(own), response)
+    return _attached(
+        StreamingHttpResponse(exports.csv_lines(own), content_type="text/csv; charset=utf-8"),
+        "expressions.csv",
+    )
+
+
+@private
+@require_safe
+def download_xlsx(request: HttpRequest, token: str) -> HttpResponseBase:
+    own = own_analysis(request, token)
+    if own.kind == Analysis.Kind.VIDEO:
+        raise Http404
+    response = FileResponse(exports.xlsx_file(own), content_type=exports.XLSX_TYPE)
+    return _attached(response, "expressions.xlsx")
+
+
+def _attached(response: HttpResponseBase, name: str) -> HttpResponseBase:
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
     return response
 
 

@@ -124,7 +124,7 @@ def _jaffe(documents: Documents, page: Page) -> Section:
         _fold_table(documents.get("jaffe-folds"), OLD_JAFFE),
         "**Two of the old folds leak.** All 17 test images of fold 3 and all 18 of fold 4 are in the same "
         "fold's train list, which is where two of the old table's three 1.000 come from; over its eight "
-        f"clean folds the old mean is {clean:.3f}. Here each old test list is kept, and its fold is trained on "
+        f"clean folds the old mean is {clean:.3f}. Here each old test list is kept and its fold trained on "
         "everybody else (the protocol `clean`): nobody stands on both sides. `train_fmpn --protocol lists` "
         "refuses the two.",
     ]

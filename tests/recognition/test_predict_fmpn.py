@@ -38,7 +38,7 @@ def test_the_json_has_the_promised_shape(folder: Path, tmp_path: Path) -> None:
     predict(folder, "--json", tmp_path / "out.json")
 
     report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert set(report) == {"model", "photos"}
+    assert set(report) == {"model", "time", "photos"}
     ada, hill, torn = report["photos"]
     assert [Path(photo["photo"]).name for photo in (ada, hill, torn)] == ["ada.jpg", "hill.JPG", "torn.jpg"]
     assert all(set(photo) == {"photo", "width", "height", "error", "faces"} for photo in report["photos"])

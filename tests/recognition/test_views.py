@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 from collections.abc import Callable
@@ -480,7 +481,7 @@ def test_the_json_holds_all_that_was_read(client: Client, upload: Upload, portra
 
     response = client.get(reverse("download_json", args=[analysis.token]))
 
-    report = response.json()
+    report = json.loads(response.getvalue())
     notes, photo = report["photos"]
     assert "attachment" in response["Content-Disposition"]
     assert report["model"] == analysis.model_name
@@ -500,7 +501,7 @@ def test_the_json_holds_all_that_was_read(client: Client, upload: Upload, portra
 def test_the_csv_has_one_row_a_face(client: Client, upload: Upload) -> None:
     response = client.get(reverse("download_csv", args=[upload().token]))
 
-    (row,) = csv.DictReader(io.StringIO(response.content.decode()))
+    (row,) = csv.DictReader(io.StringIO(response.getvalue().decode()))
     assert (row["photo"], row["face"]) == ("photo-1.jpg", "1")
     assert row["expression"] == max(EXPRESSIONS, key=lambda name: float(row[name]))
     assert 150 < float(row["left"]) < float(row["right"]) < 320

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -61,7 +62,7 @@ class Command(BaseCommand):
         if annotate:
             refuse_overwriting(sources, annotate)
         predictor = get_predictor(checkpoint)
-        report = Report(model=predictor.name, photos=[])
+        report = Report(model=predictor.name, time=timezone.now().isoformat(timespec="seconds"), photos=[])
         with progress() as bar:
             task = bar.add_task("Reading photos", total=len(sources))
             for reading in read_photos(sources, predictor, upload_limits(), crops=crops):

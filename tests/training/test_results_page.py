@@ -1,0 +1,120 @@
+"""docs/results.md: honest about what is missing, and the same whenever it is written again."""
+
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from django.conf import settings
+from django.core.management import call_command
+
+from ml.robustness import CONDITIONS, Measured
+from training.evaluation import Evaluation
+from training.results_page import NOT_YET, make_page
+
+CHECKPOINT = {"name": "compact 12345678", "sha256": "12345678", "temperature": 1.0, "sure_from": 0.0}
+FACTS = {
+    "seed": 0,
+    "git_revision": "a" * 40,
+    "machine": {"cpu": "A processor", "cores": 2, "torch": "2"},
+    "measured": "2026-01-01T00:00:00+00:00",
+}
+
+
+def evaluation(right: int, wrong: int) -> Evaluation:
+    """Faces of anger, some taken for fear, at 0.8 confidence each."""
+    probabilities = np.full((right + wrong, 8), 0.0)
+    probabilities[:right, 0] = probabilities[right:, 3] = 0.8
+    probabilities[:, 7] = 0.2
+    return Evaluation.of(np.zeros(right + wrong, np.int64), probabilities, 0.0)
+
+
+def folds(seed: int, *rights: int) -> dict[str, Any]:
+    accuracies = [right / 10 for right in rights]
+    parts = [
+        {"name": f"fold {number}", "faces": 10, "accuracy": accuracy}
+        for number, accuracy in enumerate(accuracies)
+    ]
+    together = Evaluation.together([evaluation(right, 10 - right) for right in rights]).to_dict()
+    mean = sum(accuracies) / len(accuracies)
+    summary = {"mean": mean, "deviation": 0.1, "interval": [0.1, 0.9]}
+    return {"name": "folds", "seed": seed, "parts": parts, "summary": summary, "together": together}
+
+
+def test_without_a_result_every_section_says_that_it_is_not_measured_yet() -> None:
+    page = make_page({})
+    sections = page.text.split("\n## ")[1:-1]  # the last one lists what can be run
+    assert len(sections) >= 8
+    for section in sections:
+        assert NOT_YET in section, section
+    assert page.pictures == {}
+    assert "`reproduce ckplus48-folds`" in page.text
+
+
+def test_folds_stand_below_the_old_project_s_in_its_own_form() -> None:
+    document = {**FACTS, "seeds": [0], "measurements": [folds(0, *[9] * 9, 8)]}
+    page = make_page({"ckplus48-folds": document})
+    section = page.text.split("## CK+48, the ten old folds")[1].split("\n## ")[0]
+    old, ours = [line for line in section.splitlines() if line.startswith(("| old project", "| here"))]
+    assert old.startswith("| old project | 0.654 | 0.917 |")
+    assert ours == f"| here | {'0.900 | ' * 9}0.800 | **0.890** | 0.100 to 0.900 |"
+    assert "| anger | 1.000 | 0.890 |" in section
+    assert b"<svg" in page.pictures["ckplus48-folds.svg"]
+
+
+def test_the_leaking_folds_are_left_out_of_the_comparison() -> None:
+    rights = [9, 9, 9, 1, 1, 9, 9, 9, 9, 9]
+    text = make_page({"jaffe-folds": {**FACTS, "measurements": [folds(0, *rights)]}}).text
+    assert "Two of the old folds leak" in text
+    assert "On the eight folds that are clean in both: old 0.778, here 0.900." in text
+
+
+def test_an_ablation_compares_the_same_folds_and_seeds_and_says_what_it_shows() -> None:
+    fused = {**FACTS, "measurements": [folds(seed, 9, 8, 9) for seed in (0, 1)]}
+    none = {**FACTS, "measurements": [folds(seed, 9, 9, 8) for seed in (0, 1)]}
+    text = make_page({"ablation-fused": fused, "ablation-none": none}).text
+    assert "+0.0000 over 6 pairs of fold and seed" in text
+    assert "no difference is shown" in text
+    assert "| the mask without fusion | Not measured yet |" in text
+
+
+def test_calibration_and_robustness_have_their_tables_and_pictures() -> None:
+    measured = {
+        "name": "FER+ test",
+        "seed": 0,
+        "checkpoint": CHECKPOINT,
+        "together": evaluation(6, 4).to_dict(),
+    }
+    rows = [Measured(condition, 0.5, 0.4) for condition in (None, *CONDITIONS)]
+    robust = {
+        "data": "ferplus",
+        "split": "test",
+        "faces": 10,
+        "checkpoint": CHECKPOINT,
+        "rows": [
+            {
+                "kind": row.condition.kind if row.condition else None,
+                "level": row.condition.level if row.condition else None,
+                "accuracy": row.accuracy,
+                "macro_f1": row.macro_f1,
+            }
+            for row in rows
+        ],
+    }
+    documents = {
+        "bundled-figures": {**FACTS, "measurements": [measured]},
+        "robustness-ferplus": {**FACTS, "robustness": robust},
+    }
+    page = make_page(documents)
+    assert "| FER+ test | 1.000 | 0.200 |" in page.text  # sure of 0.8, right in 0.6
+    assert "was not calibrated" in page.text
+    assert "| rotation | -45 | 0.500 |" in page.text
+    assert {"calibration.svg", "robustness.svg", "ferplus-test.svg"} == page.pictures.keys()
+    again = make_page(json.loads(json.dumps(documents)))
+    assert (again.text, again.pictures) == (page.text, page.pictures)
+
+
+def test_the_page_in_the_repository_is_what_its_stored_results_say(tmp_path: Path) -> None:
+    call_command("write_results", output=tmp_path / "results.md", stdout=StringIO())
+    assert (tmp_path / "results.md").read_text() == (settings.BASE_DIR / "docs" / "results.md").read_text()
