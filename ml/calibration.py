@@ -37,7 +37,9 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
         return float(-log_softmax(scores / math.exp(logarithm), axis=1)[rows, truth].mean())
 
     # The loss is convex in 1 / T, so it has one valley in log T as well.
-    found = minimize_scalar(loss, bounds=(math.log(COOLEST), math.log(HOTTEST)), method="bounded")
+    found = minimize_scalar(  # type: ignore[no-untyped-call]
+        loss, bounds=(math.log(COOLEST), math.log(HOTTEST)), method="bounded"
+    )
     return math.exp(float(found.x))
 
 

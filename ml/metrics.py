@@ -178,7 +178,8 @@ def _answers(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.bo
 
 def _share(part: NDArray[Any], whole: NDArray[np.int64]) -> NDArray[np.float64]:
     """part / whole, 0 where there is no whole."""
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    share: NDArray[np.float64] = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    return share
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ is what is left after alignment. Where a change uncovers what lies outside the c
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
@@ -115,7 +115,7 @@ def _occlude(faces: Faces, third: str) -> Faces:
     return covered
 
 
-def _each(faces: Faces, act: Callable[[Faces], object]) -> Faces:
+def _each(faces: Faces, act: Callable[[Faces], NDArray[Any]]) -> Faces:
     """Let `act` change every channel of every face, uint8 (S, S), for itself."""
     changed = np.empty_like(faces)
     for index in np.ndindex(faces.shape[:2]):
@@ -124,4 +124,5 @@ def _each(faces: Faces, act: Callable[[Faces], object]) -> Faces:
 
 
 def _to_bytes(values: NDArray[np.floating]) -> Faces:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    whole: Faces = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return whole

@@ -1,6 +1,7 @@
 """The pages of batches. Each is seen by whom it belongs to (recognition.access), and is a 404 to others."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import TooManyFilesSent
@@ -117,7 +118,7 @@ def batch_page(request: HttpRequest, analysis: Analysis) -> HttpResponse:
     return render(request, "recognition/batch_result.html", context)
 
 
-def _found(analysis: Analysis, choice: Choice) -> "Page[object]":
+def _found(analysis: Analysis, choice: Choice) -> "Page[Any]":
     shown = {
         "faces": lambda: gallery.chosen_faces(analysis, choice),
         "without": lambda: gallery.photos_without_faces(analysis, choice),
@@ -126,7 +127,7 @@ def _found(analysis: Analysis, choice: Choice) -> "Page[object]":
     return Paginator(shown[choice.show](), gallery.A_PAGE).get_page(choice.page)  # type: ignore[no-untyped-call]
 
 
-def _pages(choice: Choice, found: "Page[object]") -> list[Link]:
+def _pages(choice: Choice, found: "Page[Any]") -> list[Link]:
     """The links to the pages: the first, the last, those around this one, "…" between."""
     if found.paginator.num_pages == 1:
         return []

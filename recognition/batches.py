@@ -118,6 +118,10 @@ def display_name(name: str) -> str:
     return shown if len(shown) <= NAME_LENGTH else f"…{shown[1 - NAME_LENGTH :]}"
 
 
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
 def is_zip(path: Path) -> bool:
     with path.open("rb") as stream:
         return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
@@ -164,7 +168,7 @@ class Incoming:
                 if packed:
                     self._list(self._open.enter_context(open_zip(path)), path)
                 else:
-                    self._append(name, path, False, partial(path.open, "rb"))
+                    self._append(name, path, False, partial(_open, path))
         except BaseException:
             self._open.close()
             raise

@@ -59,9 +59,9 @@ class Choice:
     def query(self, **changes: object) -> str:
         """These parameters, some of them changed, as they stand in an address: "?sort=fear&page=2"."""
         changed = replace(self, **changes)  # type: ignore[arg-type]
-        pairs: list[tuple[str, object]] = [("expression", name) for name in changed.expressions]
+        pairs: list[tuple[str, str]] = [("expression", name) for name in changed.expressions]
         pairs += [
-            (name, value)
+            (name, str(value))
             for name in ("show", "least", "sort", "page")
             if (value := getattr(changed, name)) != getattr(Choice(), name)
         ]
@@ -99,7 +99,7 @@ def chosen_faces(analysis: Analysis, choice: Choice) -> QuerySet[Face]:
             wanted |= shows(name)
         faces = faces.filter(wanted)
     if choice.least:
-        faces = faces.filter(top__gte=choice.least / 100)
+        faces = faces.filter(Q(top__gte=choice.least / 100))
     order = ("photo__number", "number")
     if choice.sort in EXPRESSIONS:
         faces = faces.annotate(sorted_by=F(f"p_{choice.sort}"))

@@ -1,7 +1,7 @@
 """Photos on this machine's disk, read side by side: what `predict_fmpn` is made of."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ def read_photos(
     return side_by_side(lambda source: _read(source, predictor, limits, crops), sources)
 
 
-def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
     """What `work` makes of every item, one a core at a time, in the items' order."""
     # Here and not above: numpy, OpenCV and the networks let go of the interpreter while they compute, so
     # threads are enough, and they share one model.

@@ -54,6 +54,6 @@ class FolderHandler(FileUploadHandler):
     def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
         self.file.write(raw_data)
 
-    def file_complete(self, file_size: int) -> UploadedFile:
+    def file_complete(self, file_size: int) -> "UploadedFile[bytes]":
         self.file.close()
         return UploadedFile(self.file, self.file_name, self.content_type, file_size)

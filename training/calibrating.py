@@ -53,7 +53,7 @@ def calibrate(
     sure_from = choose_threshold(labels, probabilities, accuracy)
     before = Evaluation.of(labels, apply_temperature(logits, checkpoint.temperature), 0.0)
     after = Evaluation.of(labels, probabilities, sure_from)
-    found = {
+    found: dict[str, Any] = {
         "faces": len(labels),
         "wanted": accuracy,
         "ece": (before.ece, after.ece),

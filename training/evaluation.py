@@ -115,7 +115,7 @@ def robustness_of(
     """Evaluate on the faces as they are and under every condition. Raises DatasetError."""
     data = read_faces(checkpoint, samples, on_progress)
     model = checkpoint.build().to(device)
-    rows = []
+    rows: list[Measured] = []
 
     def read(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         on_progress("Reading changed faces", len(rows), len(CONDITIONS) + 1)

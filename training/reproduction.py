@@ -276,7 +276,7 @@ def _request(
         dataset=dataset,
         extra=tuple(extra),
         preset=step.options.get("preset", "compact"),
-        config=_config(step, checkpoints.get(start, start) if start != "bundled" else start),
+        config=_config(step, start if start in (None, "bundled") else checkpoints.get(start, start)),
         stages=step.stage,
         protocol=step.protocol,
         fold_count=step.fold_count,

@@ -182,7 +182,9 @@ def _zero_shot(documents: Documents, page: Page) -> Section:
         "but no face of it was read or labelled in training.",
     ]
     document = documents.get("zero-shot")
-    rows = [(name, f"{ck:.3f}", f"{jaffe:.3f}", "", "", "") for name, (ck, jaffe) in OTHERS.items()]
+    rows: list[tuple[str, ...]] = [
+        (name, f"{ck:.3f}", f"{jaffe:.3f}", "", "", "") for name, (ck, jaffe) in OTHERS.items()
+    ]
     if document is None:
         rows.append(("the bundled model", NOT_YET, NOT_YET, "", "", ""))
     else:

@@ -236,6 +236,8 @@ def test_coverage_counts_what_is_said_and_how_much_of_it_is_right() -> None:
     probabilities = np.zeros((4, 8))
     probabilities[:, ANGER] = [0.9, 0.8, 0.7, 0.6]
     labels = [ANGER, FEAR, ANGER, FEAR]
-    assert coverage_at(labels, probabilities, 0.7) == Coverage(0.7, 0.75, pytest.approx(2 / 3))
+    said = coverage_at(labels, probabilities, 0.7)
+    assert (said.threshold, said.coverage) == (0.7, 0.75)
+    assert said.accuracy == pytest.approx(2 / 3)
     assert coverage_at(labels, probabilities, 0.0).coverage == 1
     assert coverage_at(labels, probabilities, 0.95) == Coverage(0.95, 0.0, None)

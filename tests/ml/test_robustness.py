@@ -17,7 +17,8 @@ def test_every_condition_changes_faces_and_leaves_the_given_ones_alone(condition
     faces = drawn(3, 64)
     before = faces.copy()
     changed = change(faces, condition, seed=1)
-    assert (changed.shape, changed.dtype) == (faces.shape, np.uint8)
+    assert changed.shape == faces.shape
+    assert changed.dtype == np.uint8
     assert (changed != before).any()
     np.testing.assert_array_equal(faces, before)
     np.testing.assert_array_equal(changed, change(faces, condition, seed=1))
