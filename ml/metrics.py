@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit  # quantiles of Student's t
 
 from ml.expressions import EXPRESSIONS
 
@@ -259,6 +258,8 @@ def _finite(values: ArrayLike) -> NDArray[np.float64]:
 
 def _scatter(values: NDArray[np.float64]) -> tuple[float | None, tuple[float, float] | None]:
     """Sample standard deviation, and the interval of the mean by Student's t."""
+    from scipy.special import stdtrit  # quantiles of Student's t; as slow to import as `stats`
+
     if len(values) < 2:
         return None, None
     deviation = float(values.std(ddof=1))
