@@ -80,14 +80,14 @@ def incoming(analysis: Analysis) -> Path:
 @contextmanager
 def receiving(analysis: Analysis) -> Iterator[Path]:
     """A folder for the uploaded files of an unsaved analysis. Unless it is stored at the end, all goes."""
-    folder = incoming(analysis)
+    token, home, folder = analysis.pk, analysis.folder, incoming(analysis)
     folder.mkdir(mode=0o700, parents=True)
-    analysis.folder.chmod(0o700)
+    home.chmod(0o700)
     try:
         yield folder
-    finally:
-        if not Analysis.objects.filter(pk=analysis.pk).exists():
-            shutil.rmtree(analysis.folder, ignore_errors=True)
+    finally:  # an analysis that was deleted does not know its token any more
+        if not Analysis.objects.filter(pk=token).exists():
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def take_upload(analysis: Analysis, names: Sequence[str]) -> None:
@@ -201,9 +201,13 @@ class _Archive(io.FileIO):
     most = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if self.most and (size is None or not 0 <= size <= self.most):
+        if not self.most:
+            return super().read(size)
+        wanted = self.most + 1 if size is None or size < 0 else min(size, self.most + 1)
+        data = super().read(wanted)
+        if len(data) > self.most:
             raise zipfile.BadZipFile("Its table of contents is too large.")
-        return super().read(size)
+        return data
 
 
 @contextmanager
