@@ -51,7 +51,7 @@ def submit(analysis: Analysis) -> None:
     try:
         _send([analysis.pk])
     except QueueError:
-        analysis.delete()
+        Analysis.objects.filter(pk=analysis.pk).delete()  # the caller's own still knows its folder
         raise
 
 

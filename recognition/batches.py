@@ -80,14 +80,14 @@ def incoming(analysis: Analysis) -> Path:
 @contextmanager
 def receiving(analysis: Analysis) -> Iterator[Path]:
     """A folder for the uploaded files of an unsaved analysis. Unless it is stored at the end, all goes."""
-    token, home, folder = analysis.pk, analysis.folder, incoming(analysis)
+    folder = incoming(analysis)
     folder.mkdir(mode=0o700, parents=True)
-    home.chmod(0o700)
+    analysis.folder.chmod(0o700)
     try:
         yield folder
-    finally:  # an analysis that was deleted does not know its token any more
-        if not Analysis.objects.filter(pk=token).exists():
-            shutil.rmtree(home, ignore_errors=True)
+    finally:
+        if not Analysis.objects.filter(pk=analysis.pk).exists():
+            shutil.rmtree(analysis.folder, ignore_errors=True)
 
 
 def take_upload(analysis: Analysis, names: Sequence[str]) -> None:
