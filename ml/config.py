@@ -8,6 +8,7 @@ Backbone = Literal[
     "resnet50",
     "resnet152",
     "densenet121",
+    "mobilenet_v1",
     "mobilenet_v2",
     "mobilenet_v3_large",
     "efficientnet_b0",

@@ -87,6 +87,9 @@ class FusionNet(nn.Module):
     Each goes through its own convolution to three channels; their sum through one residual block and a
     3×3 convolution. face (B, 3, S, S) and moving (B, 1, S, S) in 0..1 → (B, 3, S, S) in 0..1, what an
     ImageNet classifier expects before normalisation.
+
+    It begins by passing the face on, which is what a pretrained classifier knows; what the mask adds is
+    learnt. (From random weights it would show the classifier noise first, and spoil what that had learnt.)
     """
 
     def __init__(self) -> None:
@@ -94,16 +97,84 @@ class FusionNet(nn.Module):
         self.face = nn.Sequential(*conv(3, 3, 3))
         self.moving = nn.Sequential(*conv(1, 3, 3))
         self.body = nn.Sequential(ResidualBlock(3), nn.Conv2d(3, 3, 3, padding=1))
+        self._pass_the_face_on()
+
+    def _pass_the_face_on(self) -> None:
+        parameters = dict(self.named_parameters())
+        nn.init.dirac_(parameters["face.0.weight"])
+        nn.init.constant_(parameters["face.1.bias"], 2.0)  # of a standardised face ReLU cuts next to nothing
+        nn.init.constant_(parameters["moving.1.weight"], 0.1)  # not 0: behind ReLU that would never learn
+        nn.init.zeros_(parameters["body.0.body.4.weight"])
+        # The sigmoid rises by a quarter around 0: a face of standard deviation 1/4 comes out as it went in.
+        nn.init.dirac_(parameters["body.1.weight"])
+        nn.init.constant_(parameters["body.1.bias"], -2.0)
 
     def forward(self, face: Tensor, moving: Tensor) -> Tensor:
         return torch.sigmoid(self.body(self.face(face) + self.moving(moving)))
 
 
+class MobileNetV1(nn.Module):
+    """MobileNet (arXiv 1704.04861) with Keras' padding, which the face weights of `ml.pretrained` ask for.
+
+    (B, 3, S, S) → (B, classes).
+    """
+
+    # Width and stride of each depthwise-separable block.
+    BLOCKS: Final = (
+        *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
+        *((512, 1),) * 5,
+        *((1024, 2), (1024, 1)),
+    )
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = self._unit(3, 32, 3, 2)
+        width = 32
+        for wider, stride in self.BLOCKS:
+            layers += self._unit(width, width, 3, stride, groups=width) + self._unit(width, wider, 1, 1)
+            width = wider
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(width, classes))
+
+    @staticmethod
+    def _unit(
+        channels_in: int, channels_out: int, kernel: int, stride: int, groups: int = 1
+    ) -> list[nn.Module]:
+        return [
+            *([SamePadding(stride)] if kernel == 3 else []),
+            nn.Conv2d(channels_in, channels_out, kernel, stride, groups=groups, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.ReLU6(inplace=True),
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+class SamePadding(nn.Module):
+    """What a 3×3 convolution needs around its input so that side S gives ceil(S / stride), as TensorFlow
+    pads: nothing left and above where an even side is halved."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = 0 if self.stride == 2 and x.shape[-1] % 2 == 0 else 1
+        return F.pad(x, (before, 1, before, 1))
+
+
 def build_classifier(backbone: Backbone, classes: int, pretrained: bool) -> nn.Module:
-    """A torchvision classifier with `classes` outputs; `pretrained` starts it from ImageNet.
+    """A classifier with `classes` outputs, torchvision's save for MobileNetV1; `pretrained`: from ImageNet.
 
     Raises RuntimeError with what to do where the pretrained weights can be neither found nor downloaded.
     """
+    if backbone == "mobilenet_v1":
+        if pretrained:
+            raise RuntimeError(
+                "There are no ImageNet weights of mobilenet_v1: `manage.py import_face_weights`."
+            )
+        return MobileNetV1(classes)
     weights = "IMAGENET1K_V1" if pretrained else None
     # Inception's auxiliary head is a second loss that the paper does not use. Pretrained weights contain it,
     # so it is loaded first and dropped after.
