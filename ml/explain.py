@@ -20,12 +20,13 @@ from ml.expressions import EXPRESSIONS, expression_index
 from ml.fmpn import FMPN
 from ml.predictor import prepare_crops
 
-# Where each of torchvision's classifiers ends to know places: what comes after averages over them.
+# Where each classifier ends to know places: what comes after averages over them.
 LAST_FEATURES: Final[dict[Backbone, str]] = {
     "inception_v3": "Mixed_7c",
     "resnet50": "layer4",
     "resnet152": "layer4",
     "densenet121": "features",
+    "mobilenet_v1": "features",
     "mobilenet_v2": "features",
     "mobilenet_v3_large": "features",
     "efficientnet_b0": "features",
