@@ -14,6 +14,7 @@ import fer_site.bench
 from fer_site.bench.growth import growth
 from fer_site.bench.measuring import Row, call, say
 from fer_site.bench.processes import first_result, http_16_clients, memory
+from fer_site.bench.profile import profile
 from fer_site.bench.reading import (
     classifier_1_face,
     classifier_32_faces,
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     if file:
         file.write_text(json.dumps({"machine": machine(), "rows": as_json(rows)}, indent=1) + "\n")
     if options.docs:
-        write_docs(DOCS, rows, growth())
+        write_docs(DOCS, rows, {"Where the time of one face at 480×640 goes": profile()} | growth())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from fer_site.bench import __main__ as command
 from fer_site.bench import measuring, telling
 from fer_site.bench.measuring import Row, in_process, take_turns
 from fer_site.bench.photos import as_jpeg, group, portrait
+from fer_site.bench.profile import STEPS, profile
 from fer_site.bench.reading import overlap, through_folder
 from fer_site.bench.serving import Client, Server, load, web_servers
 
@@ -53,6 +54,15 @@ def test_overlap_is_the_intersection_over_the_union() -> None:
     assert overlap((0, 0, 2, 2), (0, 0, 2, 2)) == 1
     assert overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
     assert overlap((0, 0, 1, 1), (5, 5, 6, 6)) == 0
+
+
+@pytest.mark.django_db
+def test_a_profile_names_every_step_and_leaves_little_over() -> None:
+    steps = dict(profile())
+    assert set(STEPS) < set(steps)
+    shares = {step: int(text.split(", ")[1].removesuffix("%")) for step, text in steps.items()}
+    assert sum(shares.values()) == pytest.approx(100, abs=len(shares))
+    assert shares["all else"] < 30
 
 
 @pytest.mark.django_db
