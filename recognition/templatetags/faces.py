@@ -7,7 +7,6 @@ from typing import Final
 
 from django import template
 from django.utils import timezone
-from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -100,13 +99,26 @@ def ago(moment: datetime) -> str:
     """How long ago, in one unit: "5 minutes ago"."""
     if timezone.now() - moment < timedelta(minutes=1):
         return _("just now")
-    return _("%(time)s ago") % {"time": timesince(moment, depth=1)}
+    return _("%(time)s ago") % {"time": _span(timezone.now() - moment)}
 
 
 @register.filter
 def left(moment: datetime) -> str:
     """How long until then, in one unit: "23 hours"."""
-    return timeuntil(moment, depth=1)
+    return _span(moment - timezone.now())
+
+
+def _span(time: timedelta) -> str:
+    """A time in its largest unit. Django's own words for it are not there in Vietnamese."""
+    minutes = max(0, int(time.total_seconds() // 60))
+    if minutes >= 24 * 60:
+        text = ngettext("%(count)d day", "%(count)d days", minutes // (24 * 60))
+    elif minutes >= 60:
+        text = ngettext("%(count)d hour", "%(count)d hours", minutes // 60)
+    else:
+        text = ngettext("%(count)d minute", "%(count)d minutes", minutes)
+    count = minutes // (24 * 60) or minutes // 60 or minutes
+    return (text % {"count": count}).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 @register.filter

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from django.test import Client
 from django.urls import reverse
+from pytest_django import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CATALOG = ROOT / "locale" / "vi" / "LC_MESSAGES" / "django.po"
@@ -100,3 +101,23 @@ def test_the_browsers_own_language_is_heard(client: Client) -> None:
     assert "Đọc các biểu cảm" in page.content.decode()
     other = client.get(reverse("home"), headers={"accept-language": "de"})
     assert "Read the expressions" in other.content.decode()
+
+
+@pytest.mark.django_db
+def test_numbers_inside_drawings_are_numbers_in_every_language(
+    client: Client, settings: Settings, tmp_path: Path
+) -> None:
+    settings.MEDIA_ROOT = tmp_path
+    address = client.post(reverse("sample", args=["eileen-collins"]))["Location"]
+    pages = {
+        language: client.get(address, headers={"accept-language": language}).content.decode()
+        for language in ("en", "vi")
+    }
+    places = {
+        language: re.findall(r' (?:x|y|width|height)="([^"]+)"', page) for language, page in pages.items()
+    }
+    assert any("." in place for place in places["vi"])
+    assert not any("," in place for place in places["vi"])
+    assert "vui vẻ" in pages["vi"]
+    assert "23\N{NO-BREAK SPACE}giờ" in pages["vi"]
+    assert "23\N{NO-BREAK SPACE}hours" in pages["en"]
