@@ -1,16 +1,20 @@
 """What holds for every page: by axe's rules, on a phone and a desk, in dark and light, from here alone."""
 
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import av
 import pytest
+from av.video.stream import VideoStream
 from axe_playwright_python.sync_playwright import Axe
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import get_resolver, reverse
+from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page
 from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
@@ -49,13 +53,29 @@ def sample() -> SimpleUploadedFile:
     return SimpleUploadedFile("portrait.jpg", SAMPLES["eileen-collins"].path.read_bytes(), "image/jpeg")
 
 
+def film() -> SimpleUploadedFile:
+    """A second of the same portrait."""
+    portrait = Image.open(SAMPLES["eileen-collins"].path).convert("RGB").resize((320, 320))
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="mp4") as container:
+        pictures = container.add_stream("libx264", rate=10)
+        assert isinstance(pictures, VideoStream)
+        pictures.width, pictures.height, pictures.pix_fmt = 320, 320, "yuv420p"
+        for _ in range(10):
+            container.mux(pictures.encode(av.VideoFrame.from_image(portrait)))
+        container.mux(pictures.encode())
+    return SimpleUploadedFile("film.mp4", stream.getvalue(), "video/mp4")
+
+
 @pytest.fixture
 def pages(client: Client, alone: list[str]) -> dict[str, str]:
     """The address of every page, by a name for it; `client` is logged in as an administrator."""
     client.force_login(User.objects.create_superuser("ada", password="lovelace 1815"))
     photos = client.post(reverse("analyse"), {"photos": [sample()]})["Location"]
     batch = client.post(reverse("batch"), {"photos": [sample(), sample()]})["Location"]
-    background.run(alone[0], services.read_in_background)
+    video = client.post(reverse("video"), {"video": film()})["Location"]
+    for token in alone:
+        background.run(token, services.read_in_background)
     waiting = client.post(reverse("batch"), {"photos": [sample()]})["Location"]
     found = {name: reverse(name) for name in dict.fromkeys((*OF_EVERYBODY, *OF_A_PERSON))}
     (day,) = set(re.findall(r"/history/\d+/\d+/\d+/", client.get(photos).content.decode()))
@@ -65,6 +85,7 @@ def pages(client: Client, alone: list[str]) -> dict[str, str]:
         "batch result": batch,
         "batch by expression": f"{batch}?expression=happiness&sort=fear",
         "batch that waits": waiting,
+        "video result": video,
         "photo": f"{batch}photo/1/",
         "compare": f"{photos}photo/1/compare/",
         "explain": f"{photos}photo/1/face/1/explain/",
