@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import av
+import numpy as np
 import pytest
 from av.video.stream import VideoStream
 from axe_playwright_python.sync_playwright import Axe
@@ -62,7 +63,7 @@ def film() -> SimpleUploadedFile:
         assert isinstance(pictures, VideoStream)
         pictures.width, pictures.height, pictures.pix_fmt = 320, 320, "yuv420p"
         for _ in range(10):
-            container.mux(pictures.encode(av.VideoFrame.from_image(portrait)))
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(np.asarray(portrait))))
         container.mux(pictures.encode())
     return SimpleUploadedFile("film.mp4", stream.getvalue(), "video/mp4")
 
