@@ -2,7 +2,9 @@
 
 import csv
 import heapq
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NotRequired, Protocol
 
 # Pydantic, which describes these shapes to users of the API, reads no others on Python 3.11.
@@ -13,6 +15,8 @@ from recognition.models import Analysis, Face, Photo
 
 if TYPE_CHECKING:
     from ml.predictor import FacePrediction, PhotoPrediction
+
+AT_ONCE: Final = 100  # photos that are in memory together
 
 LANDMARKS: Final = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 
@@ -86,24 +90,34 @@ def time_of(analysis: Analysis) -> str:
 
 
 def stored_photos(analysis: Analysis) -> Iterator[PhotoReport]:
-    """The same photo after photo, read from the database a few hundred at a time."""
-    photos = analysis.photos.prefetch_related("faces").iterator(chunk_size=200)
-    rejections = analysis.rejections.iterator(chunk_size=200)
+    """The same photo after photo, read from the database `AT_ONCE` at a time."""
+    rejections = analysis.rejections.iterator(chunk_size=AT_ONCE)
     numbered = heapq.merge(
-        ((photo.number, _stored_photo(photo)) for photo in photos),
+        ((photo.number, _stored_photo(photo, faces)) for photo, faces in _with_faces(analysis)),
         ((rejection.number, report_error(rejection.name, rejection.reason)) for rejection in rejections),
         key=lambda entry: entry[0],
     )
     return (report for _, report in numbered)
 
 
-def _stored_photo(photo: Photo) -> PhotoReport:
+def _with_faces(analysis: Analysis) -> Iterator[tuple[Photo, list[Face]]]:
+    """Not by prefetch_related: there photos and faces know of each other, and what refers to itself stays in
+    memory until Python looks for such."""
+    photos = analysis.photos.iterator(chunk_size=AT_ONCE)
+    while some := list(islice(photos, AT_ONCE)):
+        faces = defaultdict(list)
+        for face in Face.objects.filter(photo__in=some).order_by("number"):
+            faces[face.photo_id].append(face)
+        yield from ((photo, faces[photo.pk]) for photo in some)
+
+
+def _stored_photo(photo: Photo, faces: Iterable[Face]) -> PhotoReport:
     report = PhotoReport(
         photo=photo.filename,
         width=photo.width,
         height=photo.height,
         error=None,
-        faces=[_stored_face(face) for face in photo.faces.all()],
+        faces=[_stored_face(face) for face in faces],
     )
     if photo.name:
         report["name"] = photo.name

@@ -89,6 +89,12 @@ def first_crops(analysis: Analysis) -> list[str]:
 
 
 @register.filter
+def file_name(name: str) -> str:
+    """A batch's file without the folders of its ZIP, which leave no room for what tells it from others."""
+    return name.rpartition("/")[2] or name
+
+
+@register.filter
 def anchor(face: Face) -> str:
     """The face's name in the page's addresses."""
     return f"photo-{face.photo.number}-face-{face.number}"

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from recognition import background, batches, services
 from recognition.models import Analysis, Face, Photo
+from tests.recognition.conftest import Keep
 
 Files = dict[str, bytes]
 Send = Callable[..., Analysis]
@@ -80,6 +82,10 @@ def album(portrait: bytes, landscape: bytes, far_portrait: bytes) -> Files:
         "__MACOSX/trip/._a portrait.jpg": b"clutter",
         "trip/.DS_Store": b"clutter",
     }
+
+
+def test_the_first_page_leads_to_batches(client: Client) -> None:
+    assert 'href="/batch/"' in client.get("/").content.decode().split("<main")[1]
 
 
 # Taken in ---------------------------------------------------------------------------------------------------
@@ -260,6 +266,20 @@ def test_the_gallery_is_filtered_and_sorted(
     assert faces_on(client, gallery, query) == names
 
 
+def test_a_large_gallery_comes_in_pages_that_keep_the_filter(client: Client, keep: Keep) -> None:
+    word = client.session  # of a browser that has uploaded
+    word["owner"] = "somebody"
+    word.save()
+    analysis = keep(("fear",) * 130 + ("anger",) * 5, owner="somebody", kind="batch")
+    address = analysis.get_absolute_url()
+
+    shown = [len(faces_on(client, analysis, f"?expression=fear&page={page}")) for page in (1, 2, 3)]
+    assert shown == [60, 60, 10]
+    assert "?expression=fear&amp;page=3" in client.get(f"{address}?expression=fear").content.decode()
+    # One of a page that is no more is the last one's.
+    assert len(faces_on(client, analysis, "?expression=fear&page=99")) == 10
+
+
 def test_the_page_of_one_photo_has_its_faces_and_the_way_to_the_next(
     client: Client, gallery: Analysis
 ) -> None:
@@ -304,6 +324,38 @@ def test_tables_have_one_row_a_face_and_no_name_becomes_a_formula(
     report = json.loads(body(client, f"{address}.json"))
     assert [photo["name"] for photo in report["photos"]] == ["=HYPERLINK(1).jpg", "plain.jpg"]
     assert report["photos"][0]["faces"][0]["expression"] == "happiness"
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "xlsx"])
+def test_a_table_of_many_faces_is_never_whole_in_memory(client: Client, gallery: Analysis, kind: str) -> None:
+    address = f"/a/{gallery.pk}/expressions.{kind}"
+
+    def most_memory(photos: range) -> int:
+        rows = Photo.objects.bulk_create(
+            Photo(analysis=gallery, number=number, name=f"{number}.jpg", width=9, height=9)
+            for number in photos
+        )
+        known = Face.objects.filter(photo__analysis=gallery).exclude(probabilities=None)[0]
+        Face.objects.bulk_create(
+            Face(
+                photo=photo,
+                number=1,
+                box=known.box,
+                landmarks=known.landmarks,
+                confidence=1,
+                probabilities=known.probabilities,
+            )
+            for photo in rows
+        )
+        tracemalloc.start()
+        for _ in client.get(address):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    few = most_memory(range(10, 310))
+    assert most_memory(range(310, 1210)) < 1.2 * few
 
 
 def test_a_batch_is_deleted_with_its_pictures(client: Client, gallery: Analysis) -> None:
