@@ -31,4 +31,5 @@ def annotate(image: NDArray[np.uint8], faces: list[FaceReport]) -> Image.Image:
 def _words(face: FaceReport) -> str:
     if face["expression"] is None or face["probabilities"] is None:
         return face.get("problem", "")
-    return f"{face['expression']} {face['probabilities'][face['expression']]:.0%}"
+    guess = "?" if face["sure"] is False else ""
+    return f"{face['expression']}{guess} {face['probabilities'][face['expression']]:.0%}"

@@ -172,7 +172,8 @@ class Face(models.Model):
 
     `number` counts a photo's faces from 1. `box` is [left, top, right, bottom] and `landmarks`
     {name: [x, y]}, both in pixels of the photo as uploaded. `probabilities` is {expression: p} over all
-    eight, their sum 1, or null beside a `problem`.
+    eight, their sum 1, or null beside a `problem`. `sure`: whether the most probable of them reached the
+    threshold of the model that read it; null beside a problem, and in rows from before models had one.
     """
 
     class Problem(models.TextChoices):
@@ -185,6 +186,7 @@ class Face(models.Model):
     landmarks: "models.JSONField[Any, dict[str, list[float]]]" = models.JSONField()
     confidence = models.FloatField(help_text="How sure the detector is that this is a face, 0 to 1.")
     probabilities: "models.JSONField[Any, dict[str, float] | None]" = models.JSONField(null=True)
+    sure = models.BooleanField(null=True)
     problem = models.CharField(max_length=20, choices=Problem.choices, blank=True)
 
     class Meta:
@@ -204,6 +206,11 @@ class Face(models.Model):
     def expression(self) -> str | None:
         """The most probable expression, or None beside a problem."""
         return max(self.probabilities, key=self.probabilities.__getitem__) if self.probabilities else None
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether the model was not sure of that expression."""
+        return self.sure is False
 
     @property
     def crop_filename(self) -> str:

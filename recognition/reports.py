@@ -23,12 +23,14 @@ LANDMARKS: Final = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right"
 
 class FaceReport(TypedDict):
     """One face. Box, landmarks and confidence are null for a picture that was given as a face cut out;
-    expression and probabilities are null beside a `problem`, which is said instead of a guess."""
+    expression, probabilities and sure are null beside a `problem`, which is said instead of a guess. sure is
+    false where the model's first guess stayed below its threshold, null where that is not known."""
 
     box: list[float] | None  # left, top, right, bottom in pixels of the photo
     landmarks: dict[str, list[float]] | None  # x, y in pixels of the photo
     confidence: float | None
     expression: str | None
+    sure: bool | None
     probabilities: dict[str, float] | None
     problem: NotRequired[str]
 
@@ -59,6 +61,7 @@ def report_face(prediction: "FacePrediction") -> FaceReport:
         landmarks={name: [float(x), float(y)] for name, (x, y) in face.landmarks.items()} if face else None,
         confidence=float(face.confidence) if face else None,
         expression=prediction.expression,
+        sure=None if prediction.problem else prediction.sure,
         probabilities=prediction.probabilities,
     )
     if prediction.problem:
@@ -130,6 +133,7 @@ def _stored_face(face: Face) -> FaceReport:
         landmarks=face.landmarks,
         confidence=face.confidence,
         expression=face.expression,
+        sure=face.sure,
         probabilities=face.probabilities,
     )
     if face.problem:
@@ -146,7 +150,7 @@ class Writable(Protocol):
 COLUMNS: Final = (
     *("photo", "name", "face", "left", "top", "right", "bottom"),
     *(f"{name}_{axis}" for name in LANDMARKS for axis in "xy"),
-    *("confidence", "expression", *EXPRESSIONS, "problem", "model", "time"),
+    *("confidence", "expression", "sure", *EXPRESSIONS, "problem", "model", "time"),
 )
 
 # What begins so is a formula to a spreadsheet. Names come from strangers, and formulas can call home.
@@ -180,5 +184,6 @@ def _cells(face: FaceReport) -> Iterator[object]:
         yield from landmarks.get(name, (None, None))
     yield face["confidence"]
     yield face["expression"]
+    yield face["sure"]
     yield from (probabilities.get(name) for name in EXPRESSIONS)
     yield face.get("problem")

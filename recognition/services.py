@@ -192,6 +192,7 @@ class Draft:
                 landmarks={name: [float(x), float(y)] for name, (x, y) in found.face.landmarks.items()},
                 confidence=float(found.face.confidence),
                 probabilities=found.probabilities,
+                sure=None if found.problem else found.sure,
                 problem=found.problem or "",
             )
             self.faces.append(face)

@@ -40,10 +40,19 @@ def percent(share: float) -> str:
 
 @register.filter
 def verdict(face: Face) -> str:
-    """What is said of a face in a few words: "happiness, 73 %" or "too small to tell"."""
+    """What is said of a face in a few words: "happiness, 73 %", "not sure: perhaps happiness, 31 %" or "too
+    small to tell"."""
     if face.expression is None or face.probabilities is None:
         return word_for(face.problem)
-    return f"{word_for(face.expression)}, {percent(face.probabilities[face.expression])}"
+    return f"{reading(face)}, {percent(face.probabilities[face.expression])}"
+
+
+@register.filter
+def reading(face: Face) -> str:
+    """The expression of a face that was read, and whether it is a guess: "not sure: perhaps happiness"."""
+    assert face.expression is not None, "a face without an expression has a problem instead"
+    word = word_for(face.expression)
+    return _("not sure: perhaps %(expression)s") % {"expression": word} if face.is_guess else word
 
 
 @register.filter
@@ -152,7 +161,7 @@ def face_box(face: Face, photo: Photo) -> dict[str, object]:
     letters keep their size in pixels.
     """
     left, top, right, bottom = _within(face.box, photo)
-    word = short_word_for(face.expression or face.problem)
+    word = short_word_for(face.expression or face.problem) + "?" * face.is_guess
     number_width, word_width = 12 + 8 * len(str(face.number)), 12 + 7 * len(word)
     at_right = left > RIGHT_SHARE
     below = crowded(photo) and bottom < 1 - EDGE_SHARE

@@ -44,7 +44,7 @@ def test_the_json_has_the_promised_shape(folder: Path, tmp_path: Path) -> None:
     assert all(set(photo) == {"photo", "width", "height", "error", "faces"} for photo in report["photos"])
     assert (ada["width"], ada["height"], ada["error"]) == (512, 512, None)
     (face,) = ada["faces"]
-    assert set(face) == {"box", "landmarks", "confidence", "expression", "probabilities"}
+    assert set(face) == {"box", "landmarks", "confidence", "expression", "sure", "probabilities"}
     assert len(face["box"]) == 4
     assert all(len(point) == 2 for point in face["landmarks"].values())
     assert tuple(face["probabilities"]) == EXPRESSIONS

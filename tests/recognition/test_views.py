@@ -494,7 +494,7 @@ def test_the_json_holds_all_that_was_read(client: Client, upload: Upload, portra
         None,
     )
     (face,) = photo["faces"]
-    assert set(face) == {"box", "landmarks", "confidence", "expression", "probabilities"}
+    assert set(face) == {"box", "landmarks", "confidence", "expression", "sure", "probabilities"}
     assert face["expression"] == max(face["probabilities"], key=face["probabilities"].get)
 
 

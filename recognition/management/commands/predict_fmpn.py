@@ -14,7 +14,7 @@ from rich.text import Text
 
 from recognition.drawing import annotate
 from recognition.reading import Reading, Source, find_photos, read_photos
-from recognition.reports import Report, write_csv
+from recognition.reports import FaceReport, Report, write_csv
 from recognition.services import PredictorError, get_predictor, upload_limits
 from recognition.uploads import PhotoError
 
@@ -130,7 +130,13 @@ def as_table(report: Report) -> Table:
             table.add_row(
                 Text(photo["photo"] if number == 1 else ""),
                 str(number),
-                word or f"{face.get('problem')} to tell",
+                _said(face),
                 f"{probabilities[word]:.0%}" if word and probabilities else "",
             )
     return table
+
+
+def _said(face: FaceReport) -> str:
+    if face["expression"] is None:
+        return f"{face.get('problem')} to tell"
+    return f"not sure: perhaps {face['expression']}" if face["sure"] is False else face["expression"]
