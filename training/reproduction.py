@@ -224,7 +224,7 @@ def reproduce(
     data: as `find_data` gives it. train: makes a finished run of a request, or raises. device: "cpu" or
     "cuda". again: trains also what a finished run has trained. Raises as those that it calls.
     """
-    runs, measurements = [], []
+    begun, runs, measurements = facts(recipe.seeds[0]), [], []
     for seed in recipe.seeds:
         checkpoints = {"bundled": str(BUNDLED)}
         for step in recipe.train:
@@ -256,7 +256,7 @@ def reproduce(
         "runs": runs,
         "seconds": sum(run["seconds"] for run in runs),
         "measurements": measurements,
-        **facts(recipe.seeds[0]),
+        **begun,
     }
     write_document(recipe.result, document)
     return document

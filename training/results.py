@@ -27,7 +27,8 @@ def results_folder() -> Path:
 
 
 def facts(seed: int) -> Document:
-    """When, by which code and on which machine something is measured."""
+    """When, by which code and on which machine something is measured: asked before it begins, since a
+    checkout may move on while it lasts."""
     return {
         "seed": seed,
         "git_revision": git_revision(),

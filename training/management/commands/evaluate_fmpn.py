@@ -52,6 +52,7 @@ class Command(BaseCommand):
         add_device_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
+        begun = facts(options["seed"])
         results: list[tuple[str, Checkpoint, Evaluation]] = []
         try:
             device = torch.device(choose_device(options["device"]))
@@ -64,8 +65,7 @@ class Command(BaseCommand):
                     results.append((name, checkpoint, evaluation))
             if options["json"]:
                 measured = measurement(dataset.kind, split, results)
-                document = {"measurements": [measured], **facts(options["seed"])}
-                write_document(options["json"], document)
+                write_document(options["json"], {"measurements": [measured], **begun})
         except (CheckpointError, DatasetError, LaunchError, ValueError, OSError) as error:
             raise CommandError(str(error)) from error
         for name, checkpoint, evaluation in results:

@@ -35,6 +35,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         split, seed = options["split"], options["seed"]
+        begun = facts(seed)
         try:
             dataset, *others = find_datasets(options, register=False)
             if others:
@@ -49,7 +50,7 @@ class Command(BaseCommand):
                 rows = robustness_of(checkpoint, samples, device, seed, show)
             if options["json"]:
                 measured = robustness(dataset.kind, split, checkpoint, len(samples), rows)
-                write_document(options["json"], {"robustness": measured, **facts(seed)})
+                write_document(options["json"], {"robustness": measured, **begun})
         except (CheckpointError, DatasetError, ValueError, OSError) as error:
             raise CommandError(str(error)) from error
         console = Console(width=100)
