@@ -7,10 +7,10 @@ endif
 BIN := .venv/bin
 LOCK := --quiet --generate-hashes --no-emit-index-url --no-emit-find-links --strip-extras --allow-unsafe
 
-.PHONY: help run install test bench lint lock screenshots
+.PHONY: help run install test test-slow bench lint lock screenshots
 
 help:  ## Show this list
-	@sed -nE 's/^([a-z]+):.*## /\1	/p' Makefile | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## /\1	/p' Makefile | expand -t 14
 
 run: install  ## Start the site, its worker and its broker (PORT=8000)
 	@$(BIN)/python -m fer_site.start --port $(PORT)
@@ -21,6 +21,10 @@ install:  ## Install the locked requirements into .venv
 
 test: lint  ## Check style and types, then run every test
 	@$(BIN)/pytest -q
+
+test-slow:  ## Run the tests that take minutes, and write docs/reliability.md
+	@$(PYTHON) install.py --dev
+	@$(BIN)/pytest -q -m slow --docs
 
 bench: install  ## Measure speed beside references (BENCH_JSON=FILE writes the figures)
 	@$(BIN)/python -m fer_site.bench

@@ -8,6 +8,8 @@ import pytest
 from django.core.cache import cache
 from playwright.sync_api import Browser, sync_playwright
 
+pytest_plugins = ["tests.figures"]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

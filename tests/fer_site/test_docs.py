@@ -123,9 +123,9 @@ def _is_old(page: Path, option: str) -> bool:
 
 @every_page
 def test_make_targets_exist(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for line in code(page).splitlines():
-        named = re.match(r"!?(?:[A-Z_]+=\S+ )?make ([a-z]+)", line)
+        named = re.match(r"!?(?:[A-Z_]+=\S+ )?make ([a-z-]+)", line)
         if named:
             assert named[1] in targets, f"{identify(page)}: make {named[1]}"
 
