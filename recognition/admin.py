@@ -1,9 +1,10 @@
 from django.contrib import admin
-from django.db.models import Count, QuerySet
+from django.contrib.auth.models import User
+from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest
 
 from recognition.account_forms import AdminLoginForm
-from recognition.models import Analysis
+from recognition.models import Analysis, AuditEntry
 
 admin.site.login_form = AdminLoginForm
 
@@ -39,4 +40,32 @@ class AnalysisAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Analysis | None = None) -> bool:
+        return False
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """To be looked at: nobody adds, changes or deletes what was done."""
+
+    list_display = fields = ("time", "who", "action", "kind", "model_name")
+    list_filter = ("action", "kind", "model_name")
+    date_hierarchy = "time"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEntry]:
+        entries: QuerySet[AuditEntry] = super().get_queryset(request)
+        names = User.objects.filter(pk=OuterRef("user")).values("username")[:1]
+        return entries.annotate(username=Subquery(names))
+
+    def who(self, entry: AuditEntry) -> str:
+        if entry.user is None:
+            return "a visitor"
+        return getattr(entry, "username", None) or f"account {entry.user}, which is gone"
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: AuditEntry | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: AuditEntry | None = None) -> bool:
         return False

@@ -81,6 +81,7 @@ def _form(request: HttpRequest, error: str = "", status: int = 200) -> HttpRespo
         "max_photos": settings.FER_MAX_BATCH_PHOTOS,
         "max_megabytes": settings.FER_MAX_BATCH_MB,
         "max_photo_megabytes": settings.FER_MAX_UPLOAD_MB,
+        "retention_hours": settings.FER_RETENTION_HOURS,
     }
     return render(request, "recognition/batch.html", context, status=status)
 

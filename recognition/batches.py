@@ -295,7 +295,7 @@ def read_batch(analysis: Analysis, progress: Progress) -> None:
     except PredictorError as error:
         logger.error("The model cannot be loaded: %s", error)
         raise JobError(_("The model that reads expressions is missing or damaged on this server.")) from error
-    Analysis.objects.filter(pk=analysis.pk).update(model_name=predictor.name)
+    services.begin_reading(analysis, predictor.name)
     try:
         with Incoming(folder) as sources, translation.override(sources.language):
             _read_all(analysis, sources.items, predictor, progress)

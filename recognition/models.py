@@ -124,6 +124,52 @@ def delete_folder(instance: Analysis, **_: object) -> None:
     transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+@receiver(post_delete, sender=Analysis)
+def note_deletion(instance: Analysis, **_: object) -> None:
+    if not instance.model_name:
+        return  # nobody read it
+    expired = instance.expires is not None and instance.expires <= timezone.now()
+    action = AuditEntry.Action.EXPIRED if expired else AuditEntry.Action.DELETED
+    AuditEntry.of(instance, action).save()
+
+
+class AuditEntry(models.Model):
+    """Who did what with which model, and when: what administrators can show to whoever may ask.
+
+    It outlives the analysis, so it holds no picture, no file's name, nothing that was read and no address,
+    and it ends by itself after `KEPT`.
+    """
+
+    KEPT = timedelta(days=180)
+
+    class Action(models.TextChoices):
+        READ = "read", _("read")
+        DELETED = "deleted", _("deleted")
+        EXPIRED = "expired", _("deleted when its time had passed")
+
+    time = models.DateTimeField(default=timezone.now, db_index=True)
+    # A number, and no foreign key: that an account was deleted is no reason to rewrite what was done.
+    user = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="The account's number; empty: a visitor without one."
+    )
+    action = models.CharField(max_length=10, choices=Action.choices)
+    kind = models.CharField(max_length=10, choices=Analysis.Kind.choices)
+    model_name = models.CharField("model", max_length=100)
+
+    class Meta:
+        ordering = ("-time", "-pk")
+        verbose_name_plural = "audit entries"
+
+    def __str__(self) -> str:
+        who = "a visitor" if self.user is None else f"account {self.user}"
+        return f"{self.kind} {self.action} for {who}"
+
+    @classmethod
+    def of(cls, analysis: Analysis, action: Action) -> "AuditEntry":
+        """An unsaved entry: done now to this analysis, for the account that it belongs to."""
+        return cls(user=analysis.user_id, action=action, kind=analysis.kind, model_name=analysis.model_name)
+
+
 class Photo(models.Model):
     """A photo that could be read: our own copy of it, upright and without metadata, and its faces.
 

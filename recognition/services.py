@@ -22,7 +22,7 @@ from ml.in_service import InService, checkpoint_in_service
 from recognition.access import Owner
 from recognition.background import Progress
 from recognition.counters import count_faces
-from recognition.models import Analysis, Face, Photo, Rejection, analyses_folder, retention
+from recognition.models import Analysis, AuditEntry, Face, Photo, Rejection, analyses_folder, retention
 from recognition.pictures import encode_crop, encode_mask, encode_photo
 from recognition.uploads import Limits, PhotoError, decode_photo
 
@@ -212,6 +212,7 @@ class Draft:
             with transaction.atomic():
                 self.analysis.save(force_insert=True)
                 self.add()
+                AuditEntry.of(self.analysis, AuditEntry.Action.READ).save()
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -255,6 +256,14 @@ def analyse_upload(files: "Sequence[File[bytes]]", owner: Owner) -> Analysis:
     return draft.store()
 
 
+def begin_reading(analysis: Analysis, model_name: str) -> None:
+    """Say which model reads a batch or a video from now on."""
+    analysis.model_name = model_name
+    with transaction.atomic():
+        Analysis.objects.filter(pk=analysis.pk).update(model_name=model_name)
+        AuditEntry.of(analysis, AuditEntry.Action.READ).save()
+
+
 def read_in_background(analysis: Analysis, progress: Progress) -> None:
     """What a worker does with a batch or a video."""
     # Here and not above: they build upon this module.
@@ -266,8 +275,8 @@ def read_in_background(analysis: Analysis, progress: Progress) -> None:
 
 
 def purge_expired() -> int:
-    """Delete every analysis whose time has passed, folders a killed process left without a row, and uploaded
-    videos and batches that nobody will read any more.
+    """Delete every analysis whose time has passed, folders a killed process left without a row, uploaded
+    videos and batches that nobody will read any more, and what the audit need not tell any longer.
 
     Returns how many analyses were deleted.
     """
@@ -275,6 +284,7 @@ def purge_expired() -> int:
     from recognition.videos import drop_raw_files
 
     _, by_model = Analysis.objects.expired().delete()
+    AuditEntry.objects.filter(time__lt=timezone.now() - AuditEntry.KEPT).delete()
     call_command("clearsessions")  # a browser's word is forgotten with its cookie
     _sweep_orphans()
     drop_raw_files()

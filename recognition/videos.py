@@ -350,7 +350,7 @@ def _read(analysis: Analysis, progress: Progress) -> None:
         raise JobError(_("The model that reads expressions is missing or damaged on this server.")) from error
     if not (analysis.folder / RAW).exists() and (analysis.folder / COPY).exists():
         return  # its worker was lost when all was done
-    Analysis.objects.filter(pk=analysis.pk).update(model_name=predictor.name)
+    services.begin_reading(analysis, predictor.name)
     pause = 1 / settings.FER_VIDEO_RATE
     tracker: Tracker[_Seen] = Tracker(max(SECONDS_OF_ABSENCE, 1.5 * pause))
     due = 0.0
