@@ -11,6 +11,7 @@ import torch
 from ml.checkpoint import BUNDLED, CheckpointError, load_checkpoint, save_checkpoint, write_arrays
 from ml.config import PRESETS
 from ml.fmpn import FMPN
+from tests.figures import Figure
 
 CONFIG = PRESETS["compact"]
 FACTS = {"preset": "compact", "data": [], "seed": 7, "git_revision": None, "metrics": {"validation": 0.5}}
@@ -58,16 +59,25 @@ def test_a_missing_a_cut_and_an_empty_file_are_refused(saved: tuple[Path, FMPN],
             load_checkpoint(cut)
 
 
-def test_a_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
+def test_a_pickle_is_refused_and_does_not_run(tmp_path: Path, figure: Figure) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[Path]]:
             return Path.touch, (tmp_path / "ran",)
 
     path = tmp_path / "trap.safetensors"
-    path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        load_checkpoint(path)
-    assert not (tmp_path / "ran").exists()
+    traps = [pickle.dumps(Trap(), protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+    torch.save(Trap(), path)  # a ZIP around one
+    for trap in (*traps, path.read_bytes()):
+        path.write_bytes(trap)
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            load_checkpoint(path)
+        assert not (tmp_path / "ran").exists()
+    pickle.loads(traps[0])
+    assert (tmp_path / "ran").exists(), "it would have run"
+    figure(
+        "A pickle in the place of a checkpoint is refused and does not run",
+        f"{len(traps) + 1} of {len(traps) + 1} (every protocol, and torch.save)",
+    )
 
 
 def test_another_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:

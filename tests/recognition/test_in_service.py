@@ -24,6 +24,7 @@ from ml.predictor import Predictor
 from recognition import services
 from recognition.models import Analysis
 from recognition.services import get_predictor
+from tests.figures import Figure
 from training import checkpoints
 from training.models import Checkpoint
 
@@ -108,7 +109,11 @@ def test_the_command_takes_what_is_in_service_or_what_it_is_given(
 
 @pytest.mark.parametrize("damage", ["missing", "flipped", "replaced"])
 def test_what_does_not_load_changes_nothing_and_is_said_once(
-    make: Callable[[str], Checkpoint], caplog: pytest.LogCaptureFixture, often: None, damage: str
+    make: Callable[[str], Checkpoint],
+    caplog: pytest.LogCaptureFixture,
+    often: None,
+    damage: str,
+    figure: Figure,
 ) -> None:
     good, bad = make("good"), make("newer")
     checkpoints.activate(good)
@@ -116,15 +121,20 @@ def test_what_does_not_load_changes_nothing_and_is_said_once(
     checkpoints.activate(bad)
     harm(bad, damage)
 
-    deadline = time.monotonic() + 1  # asked several times in that time
+    asked, deadline = 0, time.monotonic() + 1  # asked several times in that time
     while time.monotonic() < deadline:
         assert get_predictor() is before
+        asked += 1
         time.sleep(0.05)
 
     (said,) = [record.getMessage() for record in caplog.records if "cannot be used" in record.getMessage()]
     assert before.name in said
     assert "newer.safetensors" in said
     assert checkpoints.find_problem(bad), "the admin's list says it too"
+    figure(
+        f"A model file that {HARMED[damage]} is refused, and the old model keeps serving",
+        f"{asked} of {asked} questions answered by the old model, said once in the log",
+    )
 
 
 def test_a_file_that_was_mended_is_used_without_another_word(
@@ -241,8 +251,11 @@ def test_threads_that_come_first_wait_for_one_load_and_share_it(source: None, se
     assert got[0].name == load_checkpoint(settings.FER_CHECKPOINT).name
 
 
+HARMED = {"missing": "is gone", "flipped": "has one flipped bit", "replaced": "was replaced by another one"}
+
+
 def harm(checkpoint: Checkpoint, damage: str) -> None:
-    """Make its file unusable: gone, one bit off, or a sound checkpoint that is another one."""
+    """Make its file unusable in one of these ways."""
     if damage == "missing":
         checkpoint.path.unlink()
     elif damage == "flipped":

@@ -17,6 +17,7 @@ from torchvision.models import Inception3, resnet18
 
 from ml.checkpoint import load_checkpoint
 from ml.expressions import EXPRESSIONS
+from tests.figures import Figure
 from training.models import Checkpoint
 
 pytestmark = pytest.mark.django_db
@@ -190,7 +191,9 @@ def test_classes_of_another_order_are_placed_by_name(folder: Path, old: dict[str
     assert dict(zip(EXPRESSIONS, bias.tolist(), strict=True)) == dict(zip(names, range(8), strict=True))
 
 
-def test_a_pickle_that_calls_something_is_refused_and_calls_nothing(folder: Path, tmp_path: Path) -> None:
+def test_a_pickle_that_calls_something_is_refused_and_calls_nothing(
+    folder: Path, tmp_path: Path, figure: Figure
+) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[Path]]:
             return Path.touch, (tmp_path / "ran",)
@@ -203,6 +206,7 @@ def test_a_pickle_that_calls_something_is_refused_and_calls_nothing(folder: Path
     with pytest.raises(CommandError, match=r"50_net_fusion\.pth cannot be read as weights alone"):
         run(folder)
     assert not (tmp_path / "ran").exists()
+    figure("A pickle that would run code is refused on import and does not run", "2 of 2 kinds of file")
 
 
 def test_what_does_not_fit_is_named(folder: Path, old: dict[str, nn.Module]) -> None:
