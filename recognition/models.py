@@ -3,6 +3,9 @@
 Pictures and videos lie in files under MEDIA_ROOT, in one folder an analysis, and no web server serves that
 folder: only views do, to whom the analysis belongs (`recognition.access`). Files are named by what they show
 (`photo-2-face-1.jpg`), so the rows hold no paths, and deleting an analysis is deleting its folder.
+
+A row's name (`__str__`) tells its number and nothing that its owner alone may know: the administration lists
+it where somebody's account or analysis is deleted.
 """
 
 import hashlib
@@ -210,7 +213,7 @@ class Rejection(models.Model):
         constraints = (models.UniqueConstraint(fields=("analysis", "number"), name="one_rejection_a_number"),)
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+        return f"unused file {self.number}"
 
 
 class Face(models.Model):
@@ -246,7 +249,7 @@ class Face(models.Model):
         )
 
     def __str__(self) -> str:
-        return f"face {self.number}, {self.expression or self.problem}"
+        return f"face {self.number}"
 
     @property
     def expression(self) -> str | None:
