@@ -61,6 +61,8 @@ class StageConfig:
     # Samples are drawn with a probability proportional to (class count) ** -balance: 0 is the set as it is,
     # 1 draws every class equally often.
     balance: float = 0.0
+    # The same for sets: times (set size) ** -set_balance, so that a small set beside a large one is seen.
+    set_balance: float = 0.0
 
     @property
     def epochs(self) -> int:

@@ -37,11 +37,13 @@ EVALUATION_BATCH: Final = 128
 
 @dataclass(frozen=True, eq=False)
 class FaceSet:
-    """Decoded faces. faces: uint8 (N, 1 or 3, S, S); targets: float32 (N, 8); labels: int64 (N,)."""
+    """Decoded faces. faces: uint8 (N, 1 or 3, S, S); targets: float32 (N, 8); labels: int64 (N,); sizes: of
+    the sets that were joined, one after the other."""
 
     faces: Tensor
     targets: Tensor
     labels: Tensor
+    sizes: tuple[int, ...] = ()
 
     @classmethod
     def load(
@@ -72,6 +74,7 @@ class FaceSet:
             torch.cat([part.faces for part in parts]),
             torch.cat([part.targets for part in parts]),
             torch.cat([part.labels for part in parts]),
+            tuple(len(part) for part in parts),
         )
 
     def __len__(self) -> int:
@@ -287,7 +290,7 @@ def _train_stage(
     last_save = time.monotonic()
     while step < steps:
         epoch = step // steps_an_epoch
-        order = _order(data.labels, stage.balance, _mix(seed, name, "epoch", epoch))
+        order = _order(data, stage, _mix(seed, name, "epoch", epoch))
         model.train()
         began, seen = time.monotonic(), 0
         for at in range(step % steps_an_epoch, steps_an_epoch):
@@ -371,13 +374,17 @@ def _optimizer(stage: StageConfig, groups: list[dict[str, Any]]) -> torch.optim.
     return torch.optim.AdamW(groups, weight_decay=stage.weight_decay)
 
 
-def _order(labels: Tensor, balance: float, seed: int) -> Tensor:
-    """Which samples an epoch sees, in which order: a shuffle, or draws that favour rare classes."""
+def _order(data: FaceSet, stage: StageConfig, seed: int) -> Tensor:
+    """Which samples an epoch sees, in which order: a shuffle, or draws that favour what is rare."""
     generator = torch.Generator().manual_seed(seed)
-    if balance == 0:
-        return torch.randperm(len(labels), generator=generator)
-    counts = torch.bincount(labels).clamp(min=1).double()
-    return torch.multinomial(counts[labels] ** -balance, len(labels), replacement=True, generator=generator)
+    if stage.balance == stage.set_balance == 0:
+        return torch.randperm(len(data), generator=generator)
+    counts = torch.bincount(data.labels).clamp(min=1).double()
+    weights = counts[data.labels] ** -stage.balance
+    if stage.set_balance:
+        sizes = torch.tensor(data.sizes or (len(data),))
+        weights *= sizes.repeat_interleave(sizes).double() ** -stage.set_balance
+    return torch.multinomial(weights, len(data), replacement=True, generator=generator)
 
 
 def _mix(*parts: object) -> int:

@@ -68,6 +68,7 @@ def _stage(of_joint_stage: Fields) -> Fields:
         "weight_decay": _number("Weight decay", most=1.0),
         "ema_decay": _number("Average of the weights", most=0.999999, help_text="Its decay; 0: none."),
         "balance": _number("Balance of classes", most=1.0, help_text="0: as the set is; 1: all alike."),
+        "set_balance": _number("Balance of sets", most=1.0, help_text="The same of several sets."),
     }
 
 

@@ -24,6 +24,7 @@ from ml.engine import (
 )
 from ml.fmpn import FMPN
 from ml.motion_masks import BUNDLED_MASKS, load_motion_masks
+from ml.transforms import augment
 
 SIDE = 32
 
@@ -176,6 +177,27 @@ def test_an_expression_without_a_mask_takes_no_mask_loss(tmp_path: Path) -> None
     training.callbacks = Callbacks(on_epoch=reports.append)
     run_fold(training)
     assert {report.mask_loss for report in reports} == {0.0}
+
+
+def test_a_small_set_beside_a_large_one_is_drawn_as_often_as_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share_of_small_set(**joint: object) -> float:
+        large, small = drawn_faces(96, seed=1), drawn_faces(4, seed=2)
+        training = start(tmp_path / str(len(joint)), small_config(balance=0.0, **joint))
+        training.train, training.stages = FaceSet.joined([large, small]), "joint"
+        seen: list[torch.Tensor] = []
+
+        def watch(faces: torch.Tensor, *others: object) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.extend(faces)
+            return augment(faces, *others)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("ml.engine.augment", watch)
+        run_fold(training)
+        return float(np.mean([any(torch.equal(face, own) for own in small.faces) for face in seen]))
+
+    assert share_of_small_set() == pytest.approx(0.04)
+    assert share_of_small_set(set_balance=1.0) == pytest.approx(0.5, abs=0.1)
 
 
 def factors(stage: StageConfig, steps_an_epoch: int) -> list[float]:
