@@ -194,7 +194,10 @@ def to_tensors(arrays: Arrays) -> "dict[str, Tensor]":
 
 
 def write_arrays(path: Path, arrays: Arrays, header: dict[str, str]) -> None:
-    """Write a safetensors file beside `path` and move it there, so that no half file is ever seen."""
+    """Write a safetensors file beside `path` and move it there, so that no half file is ever seen.
+
+    Raises CheckpointError where the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -202,6 +205,8 @@ def write_arrays(path: Path, arrays: Arrays, header: dict[str, str]) -> None:
         with partial.open("rb") as written:
             os.fsync(written.fileno())
         partial.replace(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}.") from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -73,6 +73,7 @@ def run_claimed(
     cancels the fold.
     """
     desk = Desk(fold, callbacks or Callbacks(), on_progress or (lambda what, done, total: None))
+    _sweep(fold.folder)
     desk.say(f"{fold.worker} begins.")
     try:
         with _heartbeat(desk):
@@ -90,6 +91,13 @@ def run_claimed(
         _succeed(desk, outcome)
     finally:
         desk.close()
+
+
+def _sweep(folder: Path) -> None:
+    """Delete the half files of a worker that was killed while it wrote: ours and those of safetensors."""
+    for half in (*folder.glob(".*.part"), *folder.glob(".tmp*")):
+        if half.is_file():
+            half.unlink(missing_ok=True)
 
 
 @dataclass
@@ -302,10 +310,13 @@ class Desk:
     device: str = ""  # its name for people
 
     def say(self, sentence: str) -> None:
-        """Add a line to the fold's log."""
-        self.fold.folder.mkdir(parents=True, exist_ok=True)
-        with (self.fold.folder / "log.txt").open("a", encoding="utf-8") as log:
-            log.write(f"{timezone.localtime():%Y-%m-%d %H:%M:%S}  {sentence}\n")
+        """Add a line to the fold's log; a full disk costs the line, and never what the row is to say."""
+        try:
+            self.fold.folder.mkdir(parents=True, exist_ok=True)
+            with (self.fold.folder / "log.txt").open("a", encoding="utf-8") as log:
+                log.write(f"{timezone.localtime():%Y-%m-%d %H:%M:%S}  {sentence}\n")
+        except OSError:
+            logger.warning("%s: the log could not be written.", self.fold, exc_info=True)
 
     def read(self, what: str, done: int, total: int) -> None:
         """Told while the data is prepared; raises Interrupted where the fold is to stop."""

@@ -46,8 +46,8 @@ def test_a_flipped_bit_is_refused_wherever_it_is(small: Path, tmp_path: Path, fi
     figure("A checkpoint with one flipped bit is refused", f"{len(places)} of {len(places)} places")
 
 
-# A writer that is killed, without torch, so that it is forked anew in a moment: it writes the same weights (and
-# 20 MB more, to be longer at it) with a rising number again and again, and tells when the first file is there.
+# A writer that is killed, without torch, to be forked anew in a moment. It writes the same weights (and
+# 20 MB, to be longer at it) with a rising number again and again, and tells when the first file is there.
 KILLED = """
 import os, random, signal, sys, time
 from dataclasses import replace
