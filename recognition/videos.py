@@ -31,7 +31,7 @@ from django.utils.translation import gettext as _
 from numpy.typing import NDArray
 from PIL import Image
 
-from recognition import background, services
+from recognition import background, mp4, services
 from recognition.background import JobError, Progress, Stopped
 from recognition.counters import count_faces
 from recognition.models import Analysis, Sighting, Track
@@ -154,13 +154,16 @@ def open_video(path: Path, limits: VideoLimits) -> Iterator[Video]:
     large or too long.
     """
     form = _demuxer(path)
+    damaged = _("This video is damaged or incomplete: it could not be opened.")
+    if form == "mov" and not mp4.is_plausible(path, limits.seconds, FASTEST):
+        raise VideoError(damaged)
     try:
         # `file:` and no other protocol: a file may name others, on this disk or elsewhere.
         container = av.open(
             f"file:{path}", format=form, options={"protocol_whitelist": "file"}, metadata_errors="replace"
         )
     except (av.FFmpegError, ValueError) as error:
-        raise VideoError(_("This video is damaged or incomplete: it could not be opened.")) from error
+        raise VideoError(damaged) from error
     with container:
         stream = _picture_stream(container)
         context = stream.codec_context
