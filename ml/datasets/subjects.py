@@ -1,6 +1,6 @@
-"""Small sets whose file names tell who is on each picture: JAFFE, Yale and the old project's CK+.
+"""Small sets whose file names tell who is on each picture: JAFFE, Yale, TCCE and the old project's CK+.
 
-None has an official split, so all three are divided by person, 80/10/10 (`divide_by_person`).
+None has an official split, so all are divided by person, 80/10/10 (`divide_by_person`).
 """
 
 import re
@@ -31,6 +31,16 @@ YALE_WORDS: Final = {
     "surprised": "surprise",
 }
 
+TCCE_NAME: Final = re.compile(r"(?P<subject>\d\d)\d1(?P<word>[a-g])\d\d\.jpg")
+TCCE_WORDS: Final = {
+    "a": "neutral",
+    "b": "happiness",
+    "c": "sadness",
+    "d": "anger",
+    "e": "disgust",
+    "g": "surprise",
+}
+
 CKPLUS_OLD_NAME: Final = re.compile(r"(?P<sequence>(?P<subject>S\d+)_\d+)_\d+\.png")
 
 
@@ -51,6 +61,15 @@ def read_yale(root: Path, split: str) -> list[Sample]:
     Lights, glasses, sleepy and wink are no expressions of ours and are passed over.
     """
     return _read_named(root, "yalefaces", YALE_NAME, YALE_WORDS, split)
+
+
+def read_tcce(root: Path, split: str) -> list[Sample]:
+    """Read the front views of the Taiwan Corpora of Chinese Emotions (professional performers, 2013):
+    0111b02.jpg (performer 01, happiness) in root or root/faces_256x256; divided by person.
+
+    Fear is passed over: most of those who rated the set saw surprise or sadness in it.
+    """
+    return _read_named(root, "faces_256x256", TCCE_NAME, TCCE_WORDS, split)
 
 
 def read_ckplus48(root: Path, split: str) -> list[Sample]:

@@ -54,7 +54,7 @@ def test_an_empty_folder_is_refused(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"'mnist': known are ckplus, ckplus48, jaffe, yale, mmi"):
+    with pytest.raises(DatasetError, match=r"'mnist': known are ckplus, ckplus48, jaffe, yale, tcce, mmi"):
         load_samples("mnist", tmp_path, "train")
 
 
@@ -307,6 +307,24 @@ def test_yale_keeps_the_four_conditions_that_are_expressions(tmp_path: Path) -> 
     }
     assert {sample.subject for sample in found} == {"subject07"}
     assert {decode(sample.path, colour=False).size for sample in found} == {(48, 48)}
+
+
+def test_tcce_is_read_by_the_letter_in_its_names(tmp_path: Path) -> None:
+    folder = tmp_path / "faces_256x256"
+    folder.mkdir()
+    for name in ("0101a02", "0111b02", "0721c05", "0731d20", "3021e10", "3021f11", "3031g01", "0122b03"):
+        save_picture(folder / f"{name}.jpg", format="JPEG")
+    found = load_samples("tcce", tmp_path, "all")
+    assert shown(found) == {
+        "0101a02.jpg": "neutral",
+        "0111b02.jpg": "happiness",
+        "0721c05.jpg": "sadness",
+        "0731d20.jpg": "anger",
+        "3021e10.jpg": "disgust",
+        "3031g01.jpg": "surprise",
+    }
+    assert {sample.subject for sample in found} == {"01", "07", "30"}
+    assert all(sample.photo for sample in found)
 
 
 def test_nobody_stands_in_two_splits(tmp_path: Path) -> None:
