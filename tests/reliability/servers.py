@@ -1,6 +1,8 @@
 """What the tests of this folder start for themselves: brokers, workers, web servers, small disks."""
 
+import http.client
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,9 +18,11 @@ from typing import Any, Final
 import psycopg
 import pytest
 from django.conf import settings
+from django.test.client import BOUNDARY, MULTIPART_CONTENT, encode_multipart
 from redis import Redis
 
 ROOT: Final = Path(settings.BASE_DIR)
+TOKEN: Final = re.compile(rb'name="csrfmiddlewaretoken" value="(\w+)"')
 
 
 def wait_for(what: str, condition: Callable[[], bool], seconds: float) -> float:
@@ -153,6 +157,39 @@ class Site:
                 process.kill()
                 process.wait()
         self.broker.kill()
+
+
+class Visitor:
+    """A browser at a web server of ours, with its cookies."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.cookies: dict[str, str] = {}
+
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, str, bytes]:
+        """The status, the Location, and the content."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, {"Cookie": cookies, **named})
+        response = connection.getresponse()
+        content = response.read()
+        for line in response.headers.get_all("Set-Cookie") or []:
+            name, _, value = line.partition(";")[0].partition("=")
+            self.cookies[name] = value
+        connection.close()
+        return response.status, response.headers.get("Location", ""), content
+
+    def send(self, path: str, form: dict[str, Any]) -> tuple[int, str, bytes]:
+        """Send a form of the page at `path`, which has the token for it."""
+        token = TOKEN.search(self.ask("GET", path)[2])
+        assert token, f"{path} has no form"
+        body = encode_multipart(BOUNDARY, {**form, "csrfmiddlewaretoken": token[1].decode()})
+        return self.ask("POST", path, body, Content_Type=MULTIPART_CONTENT)
+
+    def log_in(self, name: str, password: str) -> None:
+        form = {"username": name, "password": password, "next": "/admin/"}
+        assert self.send("/admin/login/", form)[0] == 302
 
 
 @contextmanager
