@@ -69,6 +69,16 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Start:
+    """A checkpoint that must be there before the first step, which may start from it by its name. file: under
+    FER_DATA_ROOT, unless it is given elsewhere."""
+
+    name: str
+    file: str
+    about: str
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Of the last step's checkpoint, which is called "calibrated" afterwards. accuracy: as in `calibrate`."""
 
@@ -99,6 +109,7 @@ class Recipe:
     hours: float
     seeds: tuple[int, ...]
     data: dict[str, Data]
+    start: Start | None
     train: tuple[Step, ...]
     calibrate: Calibration | None
     measure: tuple[Measure, ...]
@@ -128,10 +139,11 @@ def read_recipe(path: Path) -> Recipe:
     """Read and check one recipe. Raises RecipeError."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        calibration = values.pop("calibrate", None)
+        calibration, start = values.pop("calibrate", None), values.pop("start", None)
         recipe = Recipe(
             name=path.stem,
             data={name: Data(name=name, **data) for name, data in values.pop("data").items()},
+            start=Start(**start) if start else None,
             train=tuple(Step(**{**step, "data": tuple(step["data"])}) for step in values.pop("train", [])),
             calibrate=Calibration(**calibration) if calibration else None,
             measure=tuple(Measure(**measure) for measure in values.pop("measure")),
@@ -166,7 +178,8 @@ def _check(recipe: Recipe) -> None:
             raise LaunchError(f"there is no checkpoint {measure.checkpoint!r} in it")
     for number, step in enumerate(recipe.train):
         start = step.options.get("start")
-        _config(step, "random" if start in steps[:number] else start)
+        earlier = [*steps[:number], *([recipe.start.name] if recipe.start else [])]
+        _config(step, "random" if start in earlier else start)
 
 
 def _config(step: Step, start: str | None) -> TrainConfig:
@@ -197,7 +210,7 @@ def find_data(recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, Dataset]
 
     folders: where those lie that are not under FER_DATA_ROOT. Raises RecipeError or DatasetError.
     """
-    if unknown := set(folders) - set(recipe.data):
+    if unknown := set(folders) - set(recipe.data) - ({recipe.start.name} if recipe.start else set()):
         raise RecipeError(f"{recipe.name} needs no data set {min(unknown)!r}, but {', '.join(recipe.data)}.")
     found = {}
     for name, data in recipe.data.items():
@@ -211,9 +224,27 @@ def find_data(recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, Dataset]
     return found
 
 
+def find_start(recipe: Recipe, folders: Mapping[str, Path]) -> dict[str, str]:
+    """The path of the checkpoint that a recipe begins with, by its name there; nothing where it needs none.
+
+    Raises RecipeError where there is no such file.
+    """
+    if recipe.start is None:
+        return {}
+    name = recipe.start.name
+    path = folders.get(name, Path(settings.FER_DATA_ROOT) / recipe.start.file).resolve()
+    if not path.is_file():
+        raise RecipeError(
+            f"{recipe.name} needs {recipe.start.about} It is not at {path}: lay it there, or say where it is "
+            f"by --data {name}=FILE."
+        )
+    return {name: str(path)}
+
+
 def reproduce(
     recipe: Recipe,
     data: Mapping[str, Dataset],
+    start: Mapping[str, str],
     train: Train,
     device: str,
     on_progress: Progress,
@@ -221,12 +252,13 @@ def reproduce(
 ) -> Document:
     """Train what is not trained yet, calibrate, measure, and store the document as `recipe.result`.
 
-    data: as `find_data` gives it. train: makes a finished run of a request, or raises. device: "cpu" or
-    "cuda". again: trains also what a finished run has trained. Raises as those that it calls.
+    data, start: as `find_data` and `find_start` give them. train: makes a finished run of a request, or
+    raises. device: "cpu" or "cuda". again: trains also what a finished run has trained. Raises as those that
+    it calls.
     """
     begun, runs, measurements = facts(recipe.seeds[0]), [], []
     for seed in recipe.seeds:
-        checkpoints = {"bundled": str(BUNDLED)}
+        checkpoints = {"bundled": str(BUNDLED), **start}
         for step in recipe.train:
             request = _request(recipe, step, data, seed, checkpoints, device)
             run = (None if again else find_finished(request)) or train(request)

@@ -1,7 +1,6 @@
 """Make a checkpoint to start from: a classifier that knows faces, before its first expression."""
 
 from argparse import ArgumentParser
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,15 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("weights", type=Path, metavar="faceres-deep.json", help="with its .bin beside it")
         add_dataset_arguments(parser, several=False)
-        parser.add_argument("--image-size", type=int, default=112, metavar="112", help="of the new model")
         parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        preset = PRESETS["compact"]
-        model = replace(preset.model, backbone="mobilenet_v1", image_size=options["image_size"])
         try:
             (dataset,) = find_datasets(options, register=False)
-            make_start(options["weights"], dataset, replace(preset, model=model), options["output"])
+            make_start(options["weights"], dataset, PRESETS["compact"], options["output"])
         except (PretrainedError, DatasetError, OSError) as error:
             raise CommandError(str(error)) from error
         self.stdout.write(
             f"Wrote {options['output']}, measured on {FACES_TO_MEASURE} faces of {dataset.name}: now "
-            f"`train_fmpn --start {options['output']}` with --backbone mobilenet_v1 and --image-size "
-            f"{options['image_size']}."
+            f"`train_fmpn --start {options['output']}`."
         )

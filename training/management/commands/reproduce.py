@@ -20,6 +20,7 @@ from training.reproduction import (
     describe,
     find_data,
     find_recipe,
+    find_start,
     list_recipes,
     reproduce,
 )
@@ -37,7 +38,7 @@ class Command(BaseCommand):
             default=[],
             type=_name_and_folder,
             metavar="NAME=DIR",
-            help="where a data set of the recipe lies, if not under FER_DATA_ROOT",
+            help="where a data set of the recipe lies, or its start, if not under FER_DATA_ROOT",
         )
         parser.add_argument("--again", action="store_true", help="train anew what has been trained already")
         add_device_argument(parser)
@@ -50,13 +51,20 @@ class Command(BaseCommand):
                 return
             recipe = find_recipe(options["name"])
             ready_database()
-            data = find_data(recipe, dict(options["data"]))
+            places = dict(options["data"])
+            data, start = find_data(recipe, places), find_start(recipe, places)
             self.stdout.write(
                 f"{recipe.title}: about {recipe.hours:g} hours on two cores, if nothing is done yet."
             )
             with progress_bar() as show:
                 document = reproduce(
-                    recipe, data, self._train, choose_device(options["device"]), show, options["again"]
+                    recipe,
+                    data,
+                    start,
+                    self._train,
+                    choose_device(options["device"]),
+                    show,
+                    options["again"],
                 )
         except (
             RecipeError,
@@ -88,7 +96,9 @@ class Command(BaseCommand):
 
 
 def _describe(recipe: Recipe) -> str:
-    needs = "; ".join(f"{data.name} ({data.folder}): {data.about}" for data in recipe.data.values())
+    parts = [(data.name, data.folder, data.about) for data in recipe.data.values()]
+    parts += [(recipe.start.name, recipe.start.file, recipe.start.about)] if recipe.start else []
+    needs = "; ".join(f"{name} ({where}): {about}" for name, where, about in parts)
     state = f"measured, in {recipe.result}" if recipe.result.is_file() else f"{recipe.hours:g} hours"
     return f"{recipe.name}  [{state}]\n  {recipe.title}. {recipe.shows}\n  needs {needs}"
 
