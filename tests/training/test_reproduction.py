@@ -171,12 +171,12 @@ def test_a_checkpoint_to_begin_with_is_asked_for_and_trained_from(
     tiny_recipe: Path, faces: Path, tmp_path: Path
 ) -> None:
     seed_once = TINY.replace("seeds = [0, 1]", "seeds = [0]")
-    begun = '[start]\nname = "given"\nfile = "given.safetensors"\nabout = "a checkpoint made by hand."\n\n[[train]]'
+    begun = '[start]\nname = "given"\nfile = "given.safetensors"\nabout = "one made by hand."\n\n[[train]]'
     reproduce("tiny")
     given = next(TrainingRun.objects.filter(name__contains="first")[0].folder.rglob("fmpn.safetensors"))
     text = seed_once.replace("[[train]]", begun, 1).replace('start = "random"', 'start = "given"')
     (tiny_recipe.parent / "begun.toml").write_text(text)
-    with pytest.raises(CommandError, match="needs a checkpoint made by hand. .* --data given=FILE"):
+    with pytest.raises(CommandError, match=r"needs one made by hand\. .* --data given=FILE"):
         reproduce("begun")
     reproduce("begun", "--data", f"given={given}")
     assert TrainingRun.objects.get(name__startswith="begun, first").config["start"] == str(given)
