@@ -33,6 +33,7 @@ Arrays = dict[str, NDArray[Any]]
 
 BUNDLED: Final = Path(__file__).parent / "weights" / "compact.safetensors"
 FORMAT: Final = 1
+OF_THE_WEIGHTS: Final = ("temperature", "sure_from", "calibration")  # what other weights must not inherit
 
 
 class CheckpointError(Exception):
@@ -127,6 +128,25 @@ def save_calibrated(
     """
     said = {"temperature": temperature, "sure_from": sure_from, "calibration": dict(facts)}
     return _write(path, checkpoint.weights, {**checkpoint.metadata, **said})
+
+
+def save_average(path: Path, first: Checkpoint, second: Checkpoint, share: float) -> str:
+    """Write the mean of two trainings' weights, the second one's with a `share` of 0..1, and return the new
+    SHA-256. (WiSE-FT, arXiv 2109.01903: a model tuned to new faces, averaged with what it was tuned from,
+    keeps more of both.)
+
+    Raises CheckpointError where the two are not of one shape.
+    """
+    shapes = [{name: array.shape for name, array in each.weights.items()} for each in (first, second)]
+    if first.model_config != second.model_config or shapes[0] != shapes[1]:
+        raise CheckpointError("Only checkpoints of the same model can be averaged.")
+    weights = {
+        name: ((1 - share) * first.weights[name] + share * array).astype(array.dtype)
+        for name, array in second.weights.items()
+    }
+    kept = {name: value for name, value in second.metadata.items() if name not in OF_THE_WEIGHTS}
+    average = {"of": [first.sha256, second.sha256], "share": share, "first_run": first.metadata}
+    return _write(path, weights, {**kept, "metrics": {}, "average": average})
 
 
 def _write(path: Path, weights: Arrays, metadata: dict[str, Any]) -> str:

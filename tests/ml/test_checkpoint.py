@@ -109,3 +109,23 @@ def test_the_bundled_model_is_whole_and_small() -> None:
     assert load_checkpoint(BUNDLED).build().config == PRESETS["compact"].model
     assert BUNDLED.stat().st_size < 20_000_000
     assert BUNDLED.with_suffix(".md").is_file()
+
+
+def test_an_average_lies_between_its_two_and_other_shapes_are_refused(tmp_path: Path) -> None:
+    models = [FMPN(CONFIG.model), FMPN(CONFIG.model)]
+    paths = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
+    for path, model in zip(paths, models, strict=True):
+        save_checkpoint(path, model, CONFIG, {**FACTS, "temperature": 0.5})
+    first, second = map(load_checkpoint, paths)
+    save_average(tmp_path / "average.safetensors", first, second, 0.25)
+    average = load_checkpoint(tmp_path / "average.safetensors")
+    for name, array in average.weights.items():
+        expected = 0.75 * first.weights[name] + 0.25 * second.weights[name]
+        np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-6)
+    assert average.temperature == 1, "it was another model's"
+    assert average.metadata["average"]["of"] == [first.sha256, second.sha256]
+
+    other = replace(CONFIG, model=replace(CONFIG.model, mask_channels=4))
+    save_checkpoint(paths[0], FMPN(other.model), other, FACTS)
+    with pytest.raises(CheckpointError, match="same model"):
+        save_average(tmp_path / "average.safetensors", load_checkpoint(paths[0]), second, 0.5)
