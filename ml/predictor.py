@@ -31,9 +31,9 @@ EYES_SHARE: Final = float(TEMPLATE[1, 0] - TEMPLATE[0, 0])  # the eyes' distance
 # What `sharpness` gives at most for a face too blurred to tell: about half of the least among 1,500 faces of
 # FER+ train (0.085), that is less detail than the model was ever shown.
 SHARPEST_BLUR: Final = 0.045
-# Less `Face.steadiness` than this is no face. 1,025 pieces of pictures without a face had 26 boxes, and of the
-# 14 that were large and sharp enough none reached 0.68; of 345 faces in photos, grainy ones among them, none
-# fell below 0.82; of 352 in FER+ test four did.
+# Less `Face.steadiness` than this is no face. 1,025 pieces of pictures without a face had 26 boxes, and of
+# the 14 that were large and sharp enough none reached 0.68; of 345 faces in photos, grainy ones among them,
+# none fell below 0.82; of 352 in FER+ test four did.
 STEADIEST_PATTERN: Final = 0.75
 CROP_SIZE: Final = 192  # what is kept to be looked at; the model reads its own smaller size of it
 

@@ -1,6 +1,6 @@
 """Recognition itself.
 
-What is no face gets no expression, and the figures that are told of the model are the ones its commands print.
+What is no face gets no expression; the figures told of the model are those that its commands print.
 """
 
 import os
@@ -105,8 +105,8 @@ def expect_no_expressions(found: list[tuple[FacePrediction, ...]], figure: Figur
     unknown = sum(face.problem == "unknown face" for face in boxes)
     figure(
         sentence,
-        f"{without / len(found):.1%} of {len(found)} pictures “no face”; {len(boxes)} boxes in the others, {unknown} "
-        f"of them “unknown face”, none with an expression",
+        f"{without / len(found):.1%} of {len(found)} pictures “no face”; {len(boxes)} found in the others, "
+        f"{unknown} of them “unknown face”, none with an expression",
     )
 
 
@@ -151,12 +151,12 @@ def test_no_real_face_is_taken_for_a_pattern(predictor: Predictor, photos: Path,
     assert len(steady) >= len(paths) * 2
     figure(
         "No real face in the photos at hand, at full size and at 60 %, is taken for a pattern",
-        f"{len(steady)} faces stay faces, the least steady at {min(steady):.2f} (below {STEADIEST_PATTERN} is no "
-        f"face); {patterns} patches of wall, found with them, do not",
+        f"{len(steady)} faces stay faces, the least steady at {min(steady):.2f} ({STEADIEST_PATTERN} is the "
+        f"least of a face); {patterns} patches of wall, found with them, do not",
     )
 
 
-# The model card -----------------------------------------------------------------------------------------------
+# The model card ---------------------------------------------------------------------------------------------
 
 CARD: Final = BUNDLED.with_suffix(".md")
 COMMAND: Final = re.compile(r"^    python manage\.py (evaluate_fmpn .+)\n\n((?:    .*\n|\n)+)", re.MULTILINE)
