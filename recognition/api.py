@@ -37,6 +37,7 @@ from ninja.utils import check_csrf
 
 from recognition import limits, services
 from recognition.access import Owner
+from recognition.admission import SECONDS_TO_COME_AGAIN, Busy, places
 from recognition.api_schemas import (
     AnalysisDetail,
     AnalysisPage,
@@ -206,6 +207,7 @@ PHOTOS: Final = {
     openapi_extra=PHOTOS,
 )
 def create_analysis(request: HttpRequest, response: HttpResponse) -> Status[AnalysisDetail]:
+    places.require()
     analysis = services.analyse_upload(_photos(request), _owner(request))
     response["Location"] = reverse("api:read_analysis", args=[analysis.token])
     return Status(201, _detail(request, analysis))
@@ -416,6 +418,15 @@ def too_often(request: HttpRequest, error: TooOften) -> HttpResponse:
     sentence = gettext("That was too much for one minute. Wait %(seconds)d seconds and send it again.")
     response = _error(request, 429, sentence % {"seconds": limits.whole(error.seconds)})
     limits.set_retry_after(response, error.seconds)
+    return response
+
+
+@api.exception_handler(Busy)
+def busy(request: HttpRequest, error: Busy) -> HttpResponse:
+    sentence = gettext("Many photos are being read at this moment. Send it again in a second.")
+    response = _error(request, 503, sentence)
+    limits.set_retry_after(response, SECONDS_TO_COME_AGAIN)
+    response._has_been_logged = True  # type: ignore[attr-defined]  # that many came at once is no error
     return response
 
 
