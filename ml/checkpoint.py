@@ -110,7 +110,8 @@ def save_checkpoint(path: Path, model: "FMPN", config: TrainConfig, facts: Mappi
     """
     metadata = {
         "format": FORMAT,
-        "config": config.to_dict(),
+        # A checkpoint that it started from is named, not the folders of this machine.
+        "config": {**config.to_dict(), "start": Path(config.start).name},
         "classes": list(EXPRESSIONS),
         "crop_template": TEMPLATE.tolist(),
         **facts,
