@@ -65,7 +65,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """A name for people: the preset and the first eight digits of the checksum."""
-        return f"{self.metadata['preset']} {self.sha256[:8]}"
+        return f"{self.metadata.get('preset', 'model')} {self.sha256[:8]}"
 
     def build(self) -> "FMPN":
         """Rebuild the model on the CPU, in eval mode. Raises CheckpointError where a weight does not fit."""
@@ -147,7 +147,7 @@ def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
         metadata = json.loads(header["fmpn"])
         stated = metadata.pop("sha256")
         config = TrainConfig.from_dict(metadata["config"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of this project ({error!r}).") from error
     if stated != _digest(metadata, weights):
         raise CheckpointError(f"The checkpoint {path} is damaged: its SHA-256 is not the one it states.")
@@ -162,7 +162,7 @@ def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
     checkpoint = Checkpoint(config, weights, metadata, stated)
     try:
         usable = 0 < checkpoint.temperature < math.inf and 0 <= checkpoint.sure_from <= 1
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         usable = False
     if not usable:
         raise CheckpointError(f"The checkpoint {path} states a calibration that makes no sense.")
@@ -180,7 +180,7 @@ def read_name(path: Path) -> tuple[str, str]:
         with safe_open(path, framework="np") as file:
             facts = json.loads(file.metadata()["fmpn"])
         return f"{facts['preset']} {facts['sha256'][:8]}", str(facts["sha256"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of this project ({error!r}).") from error
 
 

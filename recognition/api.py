@@ -5,7 +5,6 @@ Who calls is who owns a token, or is logged in in a browser; both see what is th
 """
 
 import base64
-import binascii
 import logging
 import re
 from collections.abc import Sequence
@@ -379,7 +378,7 @@ def _photos_in_json(body: bytes) -> "list[File[bytes]]":
     except pydantic.ValidationError as error:
         shape = gettext('The body has to be {"photos": [{"name": …, "base64": …}]}: %(problems)s.')
         raise UploadError(shape % {"problems": _problems(error.errors())}) from None
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one, and letters beyond ASCII are another
         raise UploadError(gettext("A photo's base64 is no Base64: nothing else belongs in it.")) from None
 
 

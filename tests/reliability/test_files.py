@@ -281,7 +281,6 @@ BOMBS: Final[dict[str, tuple[str, Callable[[], bytes]]]] = {
     "ZIP of one photo a thousand times": ("batch", zip_of_one_member_a_thousand_times),
     "ZIP that understates its photo": ("batch", zip_that_understates),
     "ZIP in a ZIP": ("batch", lambda: zip_of(("a.zip", zip_of(("b.zip", bytes(9_000_000)))))),
-    "MP4 of ten hours": ("video", lambda: film_with((b"stts", 12, (5, 0x7FFFFFF)))),
     "MP4 of 100 million pictures": ("video", lambda: film_with((b"stsz", 8, (1, 100_000_000)))),
     "MP4 with 50 million in a fragment": ("video", lambda: fragments(50_000_000)),
     "MP4 of a false length": ("video", lambda: film_with((b"mdat", -4, (0x7FFFFFFF,)))),
