@@ -243,7 +243,11 @@ def _judge(archive: zipfile.ZipFile, size: int) -> None:
 
 def visible(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """The members that people put there: files, and not what systems add to them."""
-    return [info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info.filename)]
+    return [
+        info
+        for info in archive.infolist()
+        if not info.filename.endswith("/") and not _is_clutter(info.filename)  # is_dir() fails without a name
+    ]
 
 
 def _is_clutter(name: str) -> bool:
