@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.files import File
 from django.core.management import call_command
 from django.db import Error as DatabaseError
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
@@ -292,10 +292,18 @@ def purge_expired() -> int:
     _sweep_orphans()
     drop_raw_files()
     drop_incoming()
+    _empty_log()
     purged = by_model.get(Analysis._meta.label, 0)
     if purged:
         logger.info("Purged %d expired analyses.", purged)
     return purged
+
+
+def _empty_log() -> None:
+    """SQLite's log of changes still holds the rows that were deleted, until it is written over by chance."""
+    if connection.vendor == "sqlite" and not connection.in_atomic_block:
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _sweep_orphans() -> None:
