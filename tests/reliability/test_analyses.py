@@ -4,8 +4,6 @@ A real worker is killed in the middle of them. They are made of the photos that 
 """
 
 import io
-import os
-import signal
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -21,7 +19,7 @@ from tests.figures import Figure
 from tests.recognition.test_videos import film
 from tests.reliability.servers import Site, Visitor, wait_for
 
-PHOTOS = 60
+PHOTOS = 100
 SECONDS = 24  # of the video
 
 pytestmark = [
@@ -101,21 +99,20 @@ def test_a_worker_killed_in_a_batch_and_in_a_video_leaves_both_whole(site: Site,
         return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
     uploads = [("/batch/", "photos", "album.zip", album()), ("/video/", "video", "film.mp4", video())]
-    hands = [site.start_hand(name, "analyses") for name in ("one", "two")]
-    tokens = [send(*upload) for upload in uploads]
-    # Both are under way, the batch has stored some of its photos and not all.
+    tokens, killed = [], []
+    for name, upload in zip(("one", "two"), uploads, strict=True):
+        tokens.append(send(*upload))
+        hand = site.start_hand(name, "analyses")
 
-    def in_the_middle() -> bool:
-        return all(
-            state == "running" and total / 4 < done < total for state, done, total, _ in map(tell, tokens)
-        )
+        def in_the_middle(token: str = tokens[-1]) -> bool:
+            state, done, total, _ = tell(token)
+            return state == "running" and total / 4 < done < total
 
-    wait_for("both in the middle", in_the_middle, 240)
-    for hand in hands:
-        os.kill(hand.pid, signal.SIGKILL)
+        wait_for(f"{name} in the middle", in_the_middle, 240)
+        hand.kill()
         hand.wait()
-    killed = [tell(token)[1] for token in tokens]
-    assert all(tell(token)[0] == "running" for token in tokens)
+        killed.append(tell(tokens[-1])[1])
+        assert tell(tokens[-1])[0] == "running"
 
     site.start_hand("three", "analyses")
     seconds = wait_for("both done", lambda: all(tell(token)[0] == "done" for token in tokens), 600)

@@ -191,19 +191,20 @@ class Scene:
     def fold(self, run: int, what: str = "number, state, worker, losses, progress") -> list[tuple[Any, ...]]:
         return self.site.ask(f"SELECT {what} FROM training_fold WHERE run_id = ? ORDER BY number", run)
 
-    def in_mid_epoch(self, run: int) -> tuple[int, int, dict[str, Any]] | None:
-        """A fold in the middle of a joint epoch, its process and its progress."""
-        for number, state, worker, _, progress in self.fold(run):
-            at = json.loads(progress) if isinstance(progress, str) else progress
-            if state == "running" and at.get("stage") == "joint" and at["step"] < at["steps"]:
-                return number, int(worker.split(":")[1]), at
-        return None
+    def wait_for_mid_epoch(self, run: int) -> tuple[int, int]:
+        """Wait until a fold is amid a joint epoch that is not its last: its number and its process."""
+        found: list[tuple[int, int]] = []
 
-    def wait_for_mid_epoch(self, run: int) -> tuple[int, int, dict[str, Any]]:
-        wait_for("a fold in mid-epoch", lambda: self.in_mid_epoch(run) is not None, 240)
-        found = self.in_mid_epoch(run)
-        assert found is not None
-        return found
+        def look() -> bool:
+            for number, state, worker, _, progress in self.fold(run):
+                at = json.loads(progress) if isinstance(progress, str) else progress
+                in_joint = state == "running" and at.get("stage") == "joint"
+                if in_joint and at["step"] < at["steps"] and at["epoch"] < at["epochs"]:
+                    found.append((number, int(worker.split(":")[1])))
+            return bool(found)
+
+        wait_for("a fold in mid-epoch", look, 240)
+        return found[0]
 
     def state(self, run: int) -> str:
         return str(self.site.ask("SELECT state FROM training_trainingrun WHERE id = ?", run)[0][0])
@@ -396,7 +397,7 @@ def test_a_run_goes_on_while_postgresql_is_restarted(scene: Scene, figure: Figur
 @pytest.mark.slow
 def test_a_worker_that_gets_sigterm_saves_its_fold_and_ends(scene: Scene, figure: Figure) -> None:
     run = scene.launch()
-    number, pid, _ = scene.wait_for_mid_epoch(run)
+    number, pid = scene.wait_for_mid_epoch(run)
     worker = next(process for process in scene.site.processes if process.pid == pid)
     worker.terminate()
     began = time.monotonic()
@@ -550,7 +551,7 @@ def test_a_worker_killed_in_mid_epoch_ten_times_costs_nothing_but_time(scene: Sc
     noticed, again, lines = [], [], []
     for _ in range(10):
         run = scene.launch()
-        number, pid, _ = scene.wait_for_mid_epoch(run)
+        number, pid = scene.wait_for_mid_epoch(run)
         os.kill(pid, signal.SIGKILL)
         killed = time.monotonic()
         scene.site.start_hand("training")
