@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -48,7 +48,9 @@ def waitress(port: int) -> list[str]:
 
 @contextmanager
 def web_servers(
-    processes: int = 1, command: Callable[[int], list[str]] = waitress, **variables: str
+    processes: int = 1,
+    command: Callable[[int], list[str]] = waitress,
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[list[Server]]:
     """Web processes of the site on one database and one folder, made for them; they answer already.
 
@@ -64,7 +66,7 @@ def web_servers(
             "DATABASE_URL": f"sqlite:///{folder}/db.sqlite3",
             "FER_UPLOADS_PER_MINUTE": "1000000",  # all clients of the bench are one address
             "FER_PHOTOS_AT_ONCE": "1000000",  # and all of them wait
-            **variables,
+            **(variables or {}),
         }
         ours = WEB_ENVIRONMENT | os.environ | {"DJANGO_SETTINGS_MODULE": "fer_site.settings"}
         environment = ours | own

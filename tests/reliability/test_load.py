@@ -142,7 +142,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         return waitress(port)
 
     variables = places_of("waitress") | {"DATABASE_URL": f"sqlite:///{database}"}
-    with web_servers(command=watched, **variables) as (server,):
+    with web_servers(command=watched, variables=variables) as (server,):
         yield Started(server, said, database)
 
 
@@ -331,7 +331,7 @@ def p99(seconds: list[float]) -> float:
 def test_three_times_what_it_can_do_is_refused_and_harms_nobody_who_is_let_in(
     name: str, figure: Figure
 ) -> None:
-    with web_servers(command=SERVERS[name], **places_of(name)) as (server,):
+    with web_servers(command=SERVERS[name], variables=places_of(name)) as (server,):
         client = Client(server)
         seconds_of(client, 10)
         before = seconds_of(client, 100)
@@ -380,7 +380,7 @@ def test_five_thousand_photos_of_two_hundred_sizes_leave_the_memory_flat(figure:
 @posix_only
 @pytest.mark.slow
 def test_a_graceful_reload_under_load_fails_no_request(figure: Figure) -> None:
-    with web_servers(command=gunicorn, **places_of("gunicorn")) as (server,):
+    with web_servers(command=gunicorn, variables=places_of("gunicorn")) as (server,):
         over = threading.Event()
 
         def visit(client: Client) -> list[int]:
@@ -411,7 +411,7 @@ def test_a_graceful_reload_under_load_fails_no_request(figure: Figure) -> None:
 @posix_only
 @pytest.mark.slow
 def test_clients_at_one_byte_a_second_do_not_get_past_nginx(tmp_path: Path, figure: Figure) -> None:
-    with web_servers(command=gunicorn, **places_of("gunicorn")) as (server,):
+    with web_servers(command=gunicorn, variables=places_of("gunicorn")) as (server,):
         front = Deployed(tmp_path, {}, web_port=server.port)
         client, stop = Client(server), threading.Event()
         before = seconds_of(client, 20)
