@@ -156,7 +156,7 @@ def test_nothing_of_an_upload_is_left(
     assert found(traces, places()) == []
     assert not list(media.rglob("*.*"))
     assert not [path for path in temporary.rglob("*") if path.is_file()]
-    how = {ask_to_delete: "its deletion", let_it_expire: "its time"}[end]
+    how = "its deletion" if end is ask_to_delete else "its time"
     figure(
         f"After {how} nothing of an upload is left in files, rows, cache, log or temporary files",
         f"{len(traces)} traces of it (pieces of the upload and of all pictures, name, note, address) looked "
