@@ -268,8 +268,9 @@ def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, turn: Lock) -> 
         raise PhotoError(sentence % {"most": f"{upload_limits().megabytes:g}"})
     if info.file_size > RATIO * max(info.compress_size, 10_000):
         raise PhotoError(_("This file grows to far more than was sent when it is unpacked; it is not read."))
-    with turn:
-        return io.BytesIO(archive.read(info))
+    # ZipFile.read unpacks all there is, and only then sees whether that is what the table says.
+    with turn, archive.open(info) as member:
+        return io.BytesIO(member.read(info.file_size))
 
 
 # In the worker --------------------------------------------------------------------------------------------
