@@ -19,6 +19,10 @@ workers = int(os.environ.get("WEB_CONCURRENCY") or max(2, (os.cpu_count() or 1) 
 worker_class = "gthread"
 threads = 8
 
+# So many photos at once in each process that all of them together have a core each; who sends one beyond is
+# asked to come again in a second (recognition/admission.py).
+os.environ.setdefault("FER_PHOTOS_AT_ONCE", str(min(max(1, (os.cpu_count() or 1) // workers), threads - 2)))
+
 # A thread does not survive a fork, and the networks have threads of their own: every process loads them
 # itself, after it was forked. So the application must not be loaded in the parent.
 preload_app = False

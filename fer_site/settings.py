@@ -18,8 +18,11 @@ env = environ.FileAwareEnv()
 env.read_env(os.environ.get("FER_ENV_FILE", BASE_DIR / ".env"))
 
 
-def positive(name: str, default: float) -> float:
-    """Read a number above zero."""
+MOST = 10_000_000.0  # of anything: that many hours are a thousand years
+
+
+def positive(name: str, default: float, least: float = 0.0) -> float:
+    """Read a number above zero, and not below `least`."""
     text = env.str(name, default=str(default))
     try:
         number = float(text)
@@ -27,16 +30,18 @@ def positive(name: str, default: float) -> float:
         number = 0.0
     if not 0 < number < float("inf"):
         raise ImproperlyConfigured(f"{name}={text} is not a number above zero.")
+    if not least <= number <= MOST:
+        raise ImproperlyConfigured(f"{name}={text} is not between {least:g} and {MOST:.0f}.")
     return number
 
 
-try:
-    SECRET_KEY = env.str("SECRET_KEY")
-except ImproperlyConfigured:
+# Django itself asks for one only where it is used, and a worker would do without.
+SECRET_KEY = env.str("SECRET_KEY", default="")
+if not SECRET_KEY:
     raise ImproperlyConfigured(
         "SECRET_KEY is not set. `make install` and `make run` write a .env file with a random one; "
         "elsewhere set the environment variable SECRET_KEY, or SECRET_KEY_FILE, to a long random string."
-    ) from None
+    )
 
 DEBUG = env.bool("DEBUG", default=False)
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
@@ -54,14 +59,18 @@ FER_DEVICE = env.str("FER_DEVICE", default="auto")
 FER_RETENTION_HOURS = positive("FER_RETENTION_HOURS", 24.0)
 FER_MAX_UPLOAD_MB = positive("FER_MAX_UPLOAD_MB", 15.0)
 FER_MAX_MEGAPIXELS = positive("FER_MAX_MEGAPIXELS", 40.0)
-FER_MAX_FILES = int(positive("FER_MAX_FILES", 20))
-FER_MAX_BATCH_PHOTOS = int(positive("FER_MAX_BATCH_PHOTOS", 2000))
+FER_MAX_FILES = int(positive("FER_MAX_FILES", 20, least=1))
+FER_MAX_BATCH_PHOTOS = int(positive("FER_MAX_BATCH_PHOTOS", 2000, least=1))
 FER_MAX_BATCH_MB = positive("FER_MAX_BATCH_MB", 500.0)
 FER_MAX_VIDEO_MB = positive("FER_MAX_VIDEO_MB", 500.0)
 FER_MAX_VIDEO_MINUTES = positive("FER_MAX_VIDEO_MINUTES", 10.0)
 FER_VIDEO_RATE = positive("FER_VIDEO_RATE", 5.0)
 FER_UPLOADS_PER_MINUTE = positive("FER_UPLOADS_PER_MINUTE", 60)
 FER_API_PER_MINUTE = positive("FER_API_PER_MINUTE", 60)
+# Each takes a core: more at once would only be slower each. Some of a server's eight threads stay free to say
+# so, and for all that is no photo.
+_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+FER_PHOTOS_AT_ONCE = int(positive("FER_PHOTOS_AT_ONCE", min(_cores, 6)))
 FER_METRICS_TOKEN = env.str("FER_METRICS_TOKEN", default="")
 
 # Django ----------------------------------------------------------------------------------------------------
@@ -124,7 +133,8 @@ if database["ENGINE"] == "django.db.backends.sqlite3":
     database["OPTIONS"] = {
         "timeout": 20,
         "transaction_mode": "IMMEDIATE",
-        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        # And what is deleted is written over (recognition.services.purge_expired empties the log as well).
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA secure_delete=ON;",
     }
 DATABASES = {"default": database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

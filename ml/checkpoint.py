@@ -66,7 +66,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """A name for people: the preset and the first eight digits of the checksum."""
-        return f"{self.metadata['preset']} {self.sha256[:8]}"
+        return f"{self.metadata.get('preset', 'model')} {self.sha256[:8]}"
 
     def build(self) -> "FMPN":
         """Rebuild the model on the CPU, in eval mode. Raises CheckpointError where a weight does not fit."""
@@ -111,7 +111,8 @@ def save_checkpoint(path: Path, model: "FMPN", config: TrainConfig, facts: Mappi
     """
     metadata = {
         "format": FORMAT,
-        "config": config.to_dict(),
+        # A checkpoint that it started from is named, not the folders of this machine.
+        "config": {**config.to_dict(), "start": Path(config.start).name},
         "classes": list(EXPRESSIONS),
         "crop_template": TEMPLATE.tolist(),
         **facts,
@@ -166,7 +167,7 @@ def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
         metadata = json.loads(header["fmpn"])
         stated = metadata.pop("sha256")
         config = TrainConfig.from_dict(metadata["config"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of this project ({error!r}).") from error
     if stated != _digest(metadata, weights):
         raise CheckpointError(f"The checkpoint {path} is damaged: its SHA-256 is not the one it states.")
@@ -181,7 +182,7 @@ def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
     checkpoint = Checkpoint(config, weights, metadata, stated)
     try:
         usable = 0 < checkpoint.temperature < math.inf and 0 <= checkpoint.sure_from <= 1
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         usable = False
     if not usable:
         raise CheckpointError(f"The checkpoint {path} states a calibration that makes no sense.")
@@ -199,7 +200,7 @@ def read_name(path: Path) -> tuple[str, str]:
         with safe_open(path, framework="np") as file:
             facts = json.loads(file.metadata()["fmpn"])
         return f"{facts['preset']} {facts['sha256'][:8]}", str(facts["sha256"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of this project ({error!r}).") from error
 
 

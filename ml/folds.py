@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ml.datasets import DatasetError, EmptySplitError, Sample, load_samples
 from ml.datasets.images import pixel_digests
+from ml.near_duplicates import near_pairs, prints_of
 
 # The old project's lists: trainCK_ids_0.csv, testJA_ids_9.csv, MMI's train_ids_3.csv; nothing with " copy".
 LIST_NAME: Final = re.compile(r"(?P<side>train|test)(?P<set>CK|JA|)_ids_(?P<number>[0-9]{1,3})\.csv")
@@ -70,8 +71,9 @@ def make_folds(samples: Sequence[Sample], count: int, seed: int) -> list[Fold]:
     """Divide samples into `count` folds, each class spread evenly, each sample held out once.
 
     The same samples and seed give the same folds. Nobody stands on both sides of a fold, and neither does a
-    picture of which there are several copies. Raises DatasetError for fewer than two folds, fewer people (or,
-    where nobody is named, different pictures) than folds, and a picture that cannot be read.
+    picture or one that is nearly the same (`ml.near_duplicates`). Raises DatasetError for fewer than two
+    folds, fewer people (or, where nobody is named, different pictures) than folds, and a picture that cannot
+    be read.
     """
     if count < 2:
         raise DatasetError(f"A set is divided into at least two folds, not {count}.")
@@ -125,7 +127,7 @@ def read_fold_lists(kind: str, root: Path) -> list[Fold]:
 def clean_folds(folds: Sequence[Fold]) -> list[Fold]:
     """The same held-out faces, each fold trained on all others that any of the lists names.
 
-    What is trained on is neither one of the fold's held-out pictures, nor a copy of one, nor shows one of its
+    What is trained on is neither one of the fold's held-out pictures, nor nearly one, nor shows one of its
     people: so the old lists of JAFFE, two of which leak, can be compared with. Raises DatasetError for a
     picture that cannot be read.
     """
@@ -133,11 +135,19 @@ def clean_folds(folds: Sequence[Fold]) -> list[Fold]:
         {sample.path: sample for fold in folds for sample in (*fold.train, *fold.test)}.items(),
     )
     samples = [sample for _, sample in named]
-    digests = dict(zip((path for path, _ in named), pixel_digests([path for path, _ in named]), strict=True))
+    alike: defaultdict[Path, set[Path]] = defaultdict(set)  # of each picture, those that are nearly the same
+    for _, pairs in near_pairs(prints_of([path for path, _ in named])):
+        for _, first, second in pairs:
+            alike[named[first][0]].add(named[second][0])
+            alike[named[second][0]].add(named[first][0])
     cleaned = []
     for fold in folds:
-        people, pictures = _subjects(fold.test), {digests[sample.path] for sample in fold.test}
-        train = (s for s in samples if s.subject not in people and digests[s.path] not in pictures)
+        people, held_out = _subjects(fold.test), {sample.path for sample in fold.test}
+        train = (
+            sample
+            for sample in samples
+            if sample.subject not in people and not held_out & {sample.path, *alike[sample.path]}
+        )
         cleaned.append(Fold(fold.number, tuple(train), fold.test))
     return cleaned
 
@@ -183,15 +193,21 @@ def _subjects(samples: Sequence[Sample]) -> set[str]:
 
 
 def _groups(samples: Sequence[Sample]) -> NDArray[np.int64]:
-    """Number the groups that must stay together, (N,): a person's pictures, and copies of one picture."""
-    group_of: dict[object, int] = {}
+    """Number the groups that must stay together, (N,): a person's pictures, and pictures nearly the same."""
     groups = np.arange(len(samples))
-    digests = pixel_digests([sample.path for sample in samples])
-    for index, (sample, digest) in enumerate(zip(samples, digests, strict=True)):
-        for key in (digest, sample.subject) if sample.subject else (digest,):
-            other = group_of.setdefault(key, index)
-            if groups[index] != groups[other]:
-                groups[groups == groups[index]] = groups[other]
+
+    def join(one: int, other: int) -> None:
+        if groups[one] != groups[other]:
+            groups[groups == groups[one]] = groups[other]
+
+    first_of: dict[str, int] = {}
+    for index, sample in enumerate(samples):
+        if sample.subject:
+            join(index, first_of.setdefault(sample.subject, index))
+    for _, pairs in near_pairs(prints_of([sample.path for sample in samples])):
+        apart = pairs[groups[pairs[:, 1]] != groups[pairs[:, 2]]]  # most are one person's anyway
+        for _, first, second in apart.tolist():
+            join(second, first)
     return groups
 
 

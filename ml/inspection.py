@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ml.datasets import DatasetError, Sample, load_samples
-from ml.datasets.images import THREADS, decode, pixel_digest
+from ml.datasets.images import THREADS, decode
 from ml.expressions import EXPRESSIONS
 from ml.folds import Fold, NoFoldListsError, find_leaks, read_fold_lists
+from ml.near_duplicates import Print, near_pairs, print_of
 
-HASH_SIDE: Final = 16  # the perceptual hash has 16 × 16 bits
-NEAR: Final = 16  # two pictures are near duplicates up to so many bits apart (see `_near_duplicates`)
 MOST_PAIRS: Final = 500  # near duplicates that are named; all are counted
-COMPARED_AT_ONCE: Final = 2**23  # pairs of pictures, at about 12 bytes
 
 FACES_A_ROW: Final = 10
 FACE_SIDE: Final = 96
@@ -57,14 +55,6 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, strings and numbers, fit for JSON; `total` is among them."""
         return {"total": self.total, **asdict(self)}
-
-
-@dataclass(frozen=True)
-class _Print:
-    """What tells pictures apart: the SHA-256 of the luminance, and the perceptual hash, uint64 (4,)."""
-
-    digest: bytes
-    hash: NDArray[np.uint64]
 
 
 def inspect(kind: str, root: Path, on_progress: Progress | None = None) -> Inspection:
@@ -116,15 +106,14 @@ def contact_sheet(samples: Sequence[Sample], path: Path) -> None:
     sheet.save(path, "JPEG", quality=88)
 
 
-def _read(samples: Sequence[Sample], report: Progress) -> tuple[dict[Path, _Print], dict[Path, str]]:
-    def look(sample: Sample) -> _Print | str:
+def _read(samples: Sequence[Sample], report: Progress) -> tuple[dict[Path, Print], dict[Path, str]]:
+    def look(sample: Sample) -> Print | str:
         try:
-            picture = decode(sample.path, colour=False)
+            return print_of(sample.path)
         except DatasetError as error:
             return str(error.__cause__ or error)
-        return _Print(pixel_digest(picture), _perceptual_hash(picture))
 
-    prints: dict[Path, _Print] = {}
+    prints: dict[Path, Print] = {}
     unreadable: dict[Path, str] = {}
     with ThreadPoolExecutor(THREADS) as pool:
         looked = zip(samples, pool.map(look, samples), strict=True)
@@ -137,13 +126,7 @@ def _read(samples: Sequence[Sample], report: Progress) -> tuple[dict[Path, _Prin
     return prints, unreadable
 
 
-def _perceptual_hash(picture: Image.Image) -> NDArray[np.uint64]:
-    """Return 256 bits (dHash): where a small copy of the picture grows brighter to the right, uint64 (4,)."""
-    small = np.asarray(picture.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX))
-    return np.packbits(small[:, 1:] > small[:, :-1]).view(np.uint64)
-
-
-def _duplicates(prints: dict[Path, _Print]) -> list[list[Path]]:
+def _duplicates(prints: dict[Path, Print]) -> list[list[Path]]:
     groups: defaultdict[bytes, list[Path]] = defaultdict(list)
     for path, found in prints.items():
         groups[found.digest].append(path)
@@ -151,35 +134,20 @@ def _duplicates(prints: dict[Path, _Print]) -> list[list[Path]]:
 
 
 def _near_duplicates(
-    samples: Sequence[Sample], prints: dict[Path, _Print], report: Progress
+    samples: Sequence[Sample], prints: dict[Path, Print], report: Progress
 ) -> tuple[list[tuple[Path, Path]], int]:
-    """Pairs of nearly but not quite the same picture, nearest first, and how many there are.
-
-    NEAR was chosen on AffectNet's hull-masked crops: it finds 852 of 1,150 train pictures that are known to
-    be nearly in the test set, and takes none of 4.6 million other pairs for one. (A DCT hash did no better.)
-    """
-    if not samples:
-        return [], 0
-    hashes = np.stack([prints[sample.path].hash for sample in samples])
+    """Pairs of nearly but not quite the same picture, nearest first, and how many there are."""
     pictures = _numbered([prints[sample.path].digest for sample in samples])
     people = _numbered([sample.subject or index for index, sample in enumerate(samples)])
     found: list[tuple[int, int, int]] = []
     count = 0
-    rows = max(1, COMPARED_AT_ONCE // len(samples))
-    for start in range(0, len(samples), rows):
-        some, others = hashes[start : start + rows], hashes[start:]
-        distance = np.zeros((len(some), len(others)), np.uint16)
-        for word in range(hashes.shape[1]):
-            distance += np.bitwise_count(some[:, None, word] ^ others[None, :, word])
-        first, second = np.nonzero(distance <= NEAR)
-        apart = distance[first, second]
-        first, second = first + start, second + start
-        counts = (first < second) & (pictures[first] != pictures[second]) & (people[first] != people[second])
-        pairs = np.stack([apart, first, second], axis=1)[counts]
+    for done, near in near_pairs([prints[sample.path] for sample in samples]):
+        _, first, second = near.T
+        pairs = near[(pictures[first] != pictures[second]) & (people[first] != people[second])]
         count += len(pairs)
         nearest = pairs[np.argsort(pairs[:, 0], kind="stable")[:MOST_PAIRS]]
         found = sorted([*found, *(tuple(pair) for pair in nearest.tolist())])[:MOST_PAIRS]
-        report("Comparing the pictures", start + len(some), len(samples))
+        report("Comparing the pictures", done, len(samples))
     return [(samples[first].path, samples[second].path) for _, first, second in found], count
 
 

@@ -16,9 +16,10 @@ import shutil
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -40,8 +41,11 @@ _exports = Path.home() / ".cache" / "fmpn-fer" / "exports"
 class Network(Protocol):
     """A network ready to run; threads may share it."""
 
-    def __call__(self, inputs: NDArray[Any]) -> Arrays:
-        """Run N ≥ 1 inputs, (N, …) of the network's own shape and type; every output has N rows too."""
+    def __call__(self, inputs: Iterable[NDArray[Any]]) -> Arrays:
+        """Run N ≥ 1 inputs of the network's own shape and type; every output is an array of N rows.
+
+        They come as an array (N, …) or one after the other; the first are run while the next are made.
+        """
         ...
 
 
@@ -113,9 +117,10 @@ def _on_gpu(network: "nn.Module", at_once: int) -> Network:
     turn = threading.Lock()
 
     @torch.inference_mode()
-    def run(inputs: NDArray[Any]) -> Arrays:
+    def run(inputs: Iterable[NDArray[Any]]) -> Arrays:
+        whole = inputs if isinstance(inputs, np.ndarray) else np.stack(list(inputs))
         with turn:
-            batches = torch.split(torch.from_numpy(inputs), at_once)
+            batches = torch.split(torch.from_numpy(whole), at_once)
             outputs = [network(batch.to("cuda", non_blocking=True)) for batch in batches]
             return tuple(torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True))
 
@@ -125,18 +130,21 @@ def _on_gpu(network: "nn.Module", at_once: int) -> Network:
 def _on_cpu(path: Path) -> Network:
     import openvino
 
-    # One stream a core and one thread a stream: the batches of a photo run beside each other, and so do
-    # requests, without fighting for the cores. Full precision: the answers are eager torch's to five digits.
+    # Batches run beside each other, one a stream, and so do requests, without fighting for the cores. A
+    # stream has one thread, or two where most requests bring a single input and leave other cores idle.
+    # Full precision: the answers are eager torch's to five digits.
     cores = available_cores()
+    model = _core().read_model(path)
+    size: int = model.input().shape[0]
+    streams = max(1, cores // 2) if size == 1 else cores
     compiled = _core().compile_model(
-        path,
+        model,
         "CPU",
-        {"NUM_STREAMS": cores, "INFERENCE_NUM_THREADS": cores, "INFERENCE_PRECISION_HINT": "f32"},
+        {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": cores, "INFERENCE_PRECISION_HINT": "f32"},
     )
-    size: int = compiled.input().shape[0]
     idle: deque[openvino.InferRequest] = deque()
 
-    def start(batch: NDArray[Any]) -> openvino.InferRequest:
+    def start(batch: Sequence[NDArray[Any]]) -> openvino.InferRequest:
         try:
             request = idle.pop()
         except IndexError:
@@ -146,30 +154,35 @@ def _on_cpu(path: Path) -> Network:
         request.start_async()
         return request
 
-    def run(inputs: NDArray[Any]) -> Arrays:
-        outputs = tuple(
-            np.empty((len(inputs), *output.shape[1:]), output.element_type.to_dtype())
-            for output in compiled.outputs
-        )
+    def run(inputs: Iterable[NDArray[Any]]) -> Arrays:
+        outputs: list[Arrays] = []
         running: deque[tuple[int, openvino.InferRequest]] = deque()
 
         def finish() -> None:
-            first, request = running.popleft()
+            rows, request = running.popleft()
             request.wait()
-            for index, output in enumerate(outputs):
-                rows = output[first : first + size]
-                rows[...] = request.get_output_tensor(index).data[: len(rows)]
+            # Copied: the request goes on to the next batch.
+            outputs.append(tuple(tensor.data[:rows].copy() for tensor in request.output_tensors))
             idle.append(request)
 
-        for first in range(0, len(inputs), size):
-            if len(running) == 2 * cores:  # each stream has one more to go on with
+        for batch in _batches(inputs, size):
+            if len(running) == 2 * streams:  # each stream has one more to go on with
                 finish()
-            running.append((first, start(inputs[first : first + size])))
+            running.append((len(batch), start(batch)))
         while running:
             finish()
-        return outputs
+        return tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))
 
     return run
+
+
+def _batches(inputs: Iterable[NDArray[Any]], size: int) -> Iterator[Sequence[NDArray[Any]]]:
+    if isinstance(inputs, np.ndarray):
+        yield from (inputs[first : first + size] for first in range(0, len(inputs), size))
+        return
+    rest = iter(inputs)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 @cache

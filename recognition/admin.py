@@ -20,7 +20,7 @@ class AnalysisAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscrip
     fields = readonly_fields = ("created", "expires", "model_name")
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
-        """Django allows `?note__contains=` and `?user=` in the address too: a question is a way of reading."""
+        """Django allows `?note__contains=` and `?user=` too: to ask is a way of reading."""
         return lookup.partition("__")[0] in self.list_filter
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Analysis]:

@@ -5,7 +5,6 @@ Who calls is who owns a token, or is logged in in a browser; both see what is th
 """
 
 import base64
-import binascii
 import logging
 import re
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ from ninja.utils import check_csrf
 
 from recognition import limits, services
 from recognition.access import Owner
+from recognition.admission import SECONDS_TO_COME_AGAIN, Busy, places
 from recognition.api_schemas import (
     AnalysisDetail,
     AnalysisPage,
@@ -206,6 +206,7 @@ PHOTOS: Final = {
     openapi_extra=PHOTOS,
 )
 def create_analysis(request: HttpRequest, response: HttpResponse) -> Status[AnalysisDetail]:
+    places.require()
     analysis = services.analyse_upload(_photos(request), _owner(request))
     response["Location"] = reverse("api:read_analysis", args=[analysis.token])
     return Status(201, _detail(request, analysis))
@@ -377,7 +378,7 @@ def _photos_in_json(body: bytes) -> "list[File[bytes]]":
     except pydantic.ValidationError as error:
         shape = gettext('The body has to be {"photos": [{"name": …, "base64": …}]}: %(problems)s.')
         raise UploadError(shape % {"problems": _problems(error.errors())}) from None
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one, and letters beyond ASCII are another
         raise UploadError(gettext("A photo's base64 is no Base64: nothing else belongs in it.")) from None
 
 
@@ -416,6 +417,15 @@ def too_often(request: HttpRequest, error: TooOften) -> HttpResponse:
     sentence = gettext("That was too much for one minute. Wait %(seconds)d seconds and send it again.")
     response = _error(request, 429, sentence % {"seconds": limits.whole(error.seconds)})
     limits.set_retry_after(response, error.seconds)
+    return response
+
+
+@api.exception_handler(Busy)
+def busy(request: HttpRequest, error: Busy) -> HttpResponse:
+    sentence = gettext("Many photos are being read at this moment. Send it again in a second.")
+    response = _error(request, 503, sentence)
+    limits.set_retry_after(response, SECONDS_TO_COME_AGAIN)
+    response._has_been_logged = True  # type: ignore[attr-defined]  # that many came at once is no error
     return response
 
 

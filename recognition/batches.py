@@ -243,7 +243,11 @@ def _judge(archive: zipfile.ZipFile, size: int) -> None:
 
 def visible(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """The members that people put there: files, and not what systems add to them."""
-    return [info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info.filename)]
+    return [
+        info
+        for info in archive.infolist()
+        if not info.filename.endswith("/") and not _is_clutter(info.filename)  # is_dir() fails without a name
+    ]
 
 
 def _is_clutter(name: str) -> bool:
@@ -264,8 +268,9 @@ def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, turn: Lock) -> 
         raise PhotoError(sentence % {"most": f"{upload_limits().megabytes:g}"})
     if info.file_size > RATIO * max(info.compress_size, 10_000):
         raise PhotoError(_("This file grows to far more than was sent when it is unpacked; it is not read."))
-    with turn:
-        return io.BytesIO(archive.read(info))
+    # ZipFile.read unpacks all there is, and only then sees whether that is what the table says.
+    with turn, archive.open(info) as member:
+        return io.BytesIO(member.read(info.file_size))
 
 
 # In the worker --------------------------------------------------------------------------------------------

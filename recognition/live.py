@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.alignment import place_crop
+from recognition.admission import places
 from recognition.counters import count_faces
 from recognition.pictures import data_url, encode_mask
 from recognition.services import get_predictor
@@ -51,12 +52,15 @@ class Frame(TypedDict):
 def read_frame(data: bytes, *, masks: bool) -> Frame:
     """Decode a frame and read every face in it, with their motion masks where asked.
 
-    Raises PhotoError for what is no picture or a larger one than LIMITS, PredictorError without a model.
+    Raises PhotoError for what is no picture or a larger one than LIMITS, PredictorError without a model, Busy
+    where other photos take all places.
     """
     begin = time.perf_counter()
-    image = decode_photo(data, LIMITS)
+    places.require()
     predictor = get_predictor()
-    faces = [_report(face, masks) for face in predictor.predict([image])[0].faces]
+    with places.take():
+        image = decode_photo(data, LIMITS)
+        faces = [_report(face, masks) for face in predictor.predict([image])[0].faces]
     count_faces(len(faces))
     return {
         "width": image.shape[1],

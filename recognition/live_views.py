@@ -9,10 +9,11 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_POST, require_safe
 
 from ml.expressions import EXPRESSIONS
+from recognition.admission import Busy
 from recognition.live import LIMITS, read_frame
 from recognition.services import PredictorError
 from recognition.uploads import PhotoError
-from recognition.views import private
+from recognition.views import private, refuse_busy
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ def frame(request: HttpRequest) -> HttpResponse:
         return _refuse(sentence % {"kilobytes": LIMITS.megabytes * 1000}, 413)
     try:
         return JsonResponse(read_frame(request.body, masks=request.GET.get("mask") == "1"))
+    except Busy:
+        return refuse_busy(request)
     except PhotoError as error:
         return _refuse(str(error), 400)
     except PredictorError as error:

@@ -228,6 +228,7 @@ class Face(models.Model):
     class Problem(models.TextChoices):
         TOO_SMALL = "too small"
         TOO_BLURRED = "too blurred"
+        UNKNOWN_FACE = "unknown face"
 
     photo = models.ForeignKey(Photo, models.CASCADE, related_name="faces")
     number = models.PositiveSmallIntegerField()

@@ -63,11 +63,12 @@ def _tables(stream: BinaryIO, size: int) -> bytes | None:
         if length < 8:
             return bytes(tables)
         if name != b"mdat":
-            if len(tables) + min(length, size - position) > TABLES_AT_MOST:
+            there = min(length, size - position)
+            if len(tables) + there > TABLES_AT_MOST:
                 return None
             stream.seek(position)
-            tables += stream.read(length)
-        position += length
+            tables += stream.read(there)
+        position = min(position + length, size)
     return None
 
 

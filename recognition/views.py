@@ -18,6 +18,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from recognition import exports, limits, services
 from recognition.access import Owner, own_analysis
+from recognition.admission import SECONDS_TO_COME_AGAIN, Busy, places
 from recognition.batch_views import batch_page
 from recognition.models import Analysis
 from recognition.samples import SAMPLES
@@ -51,7 +52,10 @@ def analyse(request: HttpRequest) -> HttpResponse:
     if int(request.META.get("CONTENT_LENGTH") or 0) > most:
         return _refuse_large(request)
     try:
+        places.require()
         return _analyse(request)
+    except Busy:
+        return refuse_busy(request)
     except TooManyFilesSent:
         return _refuse(request, services.too_many_files())
 
@@ -79,6 +83,8 @@ def _answer(request: HttpRequest, files: "Sequence[File[bytes]]") -> HttpRespons
         analysis = services.analyse_upload(files, Owner.of_upload(request))
     except UploadError as error:
         return _refuse(request, error)
+    except Busy:
+        return refuse_busy(request)
     except PredictorError as error:
         logger.error("The model cannot be loaded: %s", error)
         return _refuse_without_model(request)
@@ -112,6 +118,19 @@ def refuse_hasty(request: HttpRequest, seconds: float) -> HttpResponse:
     else:
         response = render(request, "429.html", {"seconds": wait}, status=429)
     limits.set_retry_after(response, seconds)
+    return response
+
+
+def refuse_busy(request: HttpRequest) -> HttpResponse:
+    """The answer where other photos take all places at this moment."""
+    response: HttpResponse
+    if _prefers_json(request):
+        sentence = gettext("Many photos are being read at this moment. Send it again in a second.")
+        response = JsonResponse({"error": sentence}, status=503)
+    else:
+        response = render(request, "busy.html", status=503)
+    limits.set_retry_after(response, SECONDS_TO_COME_AGAIN)
+    response._has_been_logged = True  # type: ignore[attr-defined]  # that many came at once is no error
     return response
 
 

@@ -16,9 +16,14 @@ _WORDS: Final[dict[str, Promise | str]] = {
     "neutral": _("neutral"),
     "too small": _("too small to tell"),
     "too blurred": _("too blurred to tell"),
+    "unknown face": _("unknown face"),
 }
 
-_SHORT: Final[dict[str, Promise]] = {"too small": _("too small"), "too blurred": _("too blurred")}
+_SHORT: Final[dict[str, Promise]] = {
+    "too small": _("too small"),
+    "too blurred": _("too blurred"),
+    "unknown face": _("unknown"),
+}
 
 
 def word_for(name: str) -> str:

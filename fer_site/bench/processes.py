@@ -86,6 +86,7 @@ def measure_bare_loop() -> dict[str, float]:
     from recognition.access import Owner
     from recognition.services import analyse_upload
 
+    settings.FER_PHOTOS_AT_ONCE = available_cores()
     with tempfile.TemporaryDirectory() as folder:
         settings.MEDIA_ROOT = folder
         settings.DATABASES["default"]["NAME"] = connections["default"].settings_dict["NAME"] = f"{folder}/db"

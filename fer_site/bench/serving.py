@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,18 +31,42 @@ class Server:
     port: int
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a server answered. `headers` have lower-case names."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def waitress(port: int) -> list[str]:
+    from fer_site.start import web_command
+
+    return web_command(port)
+
+
 @contextmanager
-def web_servers(processes: int = 1) -> Iterator[list[Server]]:
-    """Web processes of the site on one database and one folder, made for them; they answer already."""
+def web_servers(
+    processes: int = 1,
+    command: Callable[[int], list[str]] = waitress,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[list[Server]]:
+    """Web processes of the site on one database and one folder, made for them; they answer already.
+
+    variables: of their environment, in place of those that let the bench's clients do what they want.
+    """
     from django.conf import settings
 
-    from fer_site.start import WEB_ENVIRONMENT, web_command
+    from fer_site.start import WEB_ENVIRONMENT
 
     with tempfile.TemporaryDirectory() as folder:
         own = {
             "FER_VAR_DIR": folder,
             "DATABASE_URL": f"sqlite:///{folder}/db.sqlite3",
             "FER_UPLOADS_PER_MINUTE": "1000000",  # all clients of the bench are one address
+            "FER_PHOTOS_AT_ONCE": "1000000",  # and all of them wait
+            **(variables or {}),
         }
         ours = WEB_ENVIRONMENT | os.environ | {"DJANGO_SETTINGS_MODULE": "fer_site.settings"}
         environment = ours | own
@@ -57,9 +81,9 @@ def web_servers(processes: int = 1) -> Iterator[list[Server]]:
             for _ in range(processes):
                 port = _free_port()
                 process = subprocess.Popen(
-                    web_command(port),
+                    command(port),
                     cwd=ROOT,
-                    env=environment,
+                    env=environment | {"PORT": str(port)},
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )
@@ -106,6 +130,12 @@ class Client:
 
     def post(self, photo: bytes) -> None:
         """Upload one photo and wait for its result; raises RuntimeError for any other answer than 201."""
+        answer = self.send(photo)
+        if answer.status != 201:
+            raise RuntimeError(f"status {answer.status}: {answer.body[:300]!r}")
+
+    def send(self, photo: bytes) -> Answer:
+        """Upload one photo and return what is said to it."""
         boundary = "bench"
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="csrfmiddlewaretoken"\r\n\r\n'
@@ -121,13 +151,20 @@ class Client:
         self._connection.request(
             "POST", "/analyse/", head + photo + f"\r\n--{boundary}--\r\n".encode(), headers
         )
+        return self._answer()
+
+    def get(self, path: str) -> Answer:
+        self._connection.request("GET", path, headers={"Cookie": self._cookie})
+        return self._answer()
+
+    def _answer(self) -> Answer:
         response = self._connection.getresponse()
-        answer = response.read()
+        body = response.read()
         for name, value in response.getheaders():
             if name.lower() == "set-cookie" and value.startswith("sessionid"):
                 self._cookie = f"{self._cookie.split('; sessionid')[0]}; {value.split(';')[0]}"
-        if response.status != 201:
-            raise RuntimeError(f"status {response.status}: {answer[:300]!r}")
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, headers, body)
 
 
 def load(servers: Sequence[Server], clients: int, each: int) -> tuple[float, list[float]]:

@@ -57,7 +57,10 @@ def reading(face: Face) -> str:
 
 @register.filter
 def summary(analysis: Analysis) -> str:
-    """How much was found: "3 faces in 2 photos", "1 person in a video"."""
+    """How much was found: "3 faces in 2 photos", "1 person in a video"; of a batch or a video that is not
+    read to its end, how it stands: "queued"."""
+    if analysis.state != Analysis.State.DONE and not analysis.photos.exists():
+        return str(analysis.get_state_display())
     if analysis.kind == Analysis.Kind.VIDEO:
         people = analysis.tracks.count()
         if not people:

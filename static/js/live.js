@@ -120,11 +120,13 @@ async function listCameras() {
 // Frames ----------------------------------------------------------------------------------------------------
 
 class Refused extends Error {
-  constructor(status, sentence) {
+  /** again: whether the site said when to come again. */
+  constructor(status, sentence, again) {
     super(sentence);
     this.name = status === 403 ? "old" : "lost";
     this.sentence = status === 403 ? undefined : sentence;
-    this.final = [403, 413, 429, 503].includes(status);
+    this.busy = status === 503 && again;
+    this.final = [403, 413, 429, 503].includes(status) && !this.busy;
   }
 }
 
@@ -150,7 +152,7 @@ async function post(url, body, headers = {}) {
     headers: { Accept: "application/json", "X-CSRFToken": token, ...headers },
   });
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refused(response.status, answer.error);
+  if (!response.ok) throw new Refused(response.status, answer.error, response.headers.has("Retry-After"));
   return answer;
 }
 
@@ -173,6 +175,10 @@ async function follow(mine) {
       tell(frame, moments);
     } catch (error) {
       if (mine !== turn) return;
+      if (error.busy) {
+        await pause(0.5 + Math.random()); // others have their turn; a frame that was not read is no loss
+        continue;
+      }
       failures += 1;
       if (error.final || failures === ATTEMPTS) {
         stop();

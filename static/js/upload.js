@@ -2,6 +2,7 @@
 // Without this script the form still works as it stands in the page.
 
 const form = document.querySelector("#upload");
+const MOST_TIMES = 20; // that the photos are sent again to a busy site
 const maxFiles = Number(form.dataset.maxFiles);
 const maxMegabytes = Number(form.dataset.maxMegabytes);
 const chosen = form.querySelector("#chosen");
@@ -166,23 +167,35 @@ function answered({ status: code, response }) {
   complain(response?.error ?? say(why), response?.rejections);
 }
 
-form.addEventListener("submit", (event) => {
-  event.preventDefault();
-  problem.hidden = true;
-  const data = new FormData(form);
-  data.delete("photos");
-  for (const file of photos.keys()) data.append("photos", file);
-
+/** Send the photos, and again where many others are being read at this moment. */
+function post(data, times = 0) {
   const request = new XMLHttpRequest(); // fetch() cannot say how far an upload has come
   request.open("POST", form.action);
   request.responseType = "json";
   request.setRequestHeader("Accept", "application/json");
   request.upload.addEventListener("progress", uploading);
   request.upload.addEventListener("load", () => analysing(photos.size));
-  request.addEventListener("loadend", () => answered(request));
-  busy(true);
+  request.addEventListener("loadend", () => {
+    const seconds = request.status === 503 && Number(request.getResponseHeader("Retry-After"));
+    if (!seconds || times === MOST_TIMES) {
+      answered(request);
+      return;
+    }
+    status.textContent = say("busy");
+    setTimeout(() => post(data, times + 1), 1000 * seconds * (0.5 + Math.random())); // not all at once again
+  });
   status.textContent = `${say("sending", { count: photos.size })}…`;
   request.send(data);
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  problem.hidden = true;
+  const data = new FormData(form);
+  data.delete("photos");
+  for (const file of photos.keys()) data.append("photos", file);
+  busy(true);
+  post(data);
 });
 
 for (const sample of document.querySelectorAll("[data-sample]")) {

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,13 @@ def test_a_loaded_model_answers_like_the_saved_one(saved: tuple[Path, FMPN]) -> 
     assert checkpoint.metadata["seed"] == 7
     assert checkpoint.metadata["metrics"] == {"validation": 0.5}
     assert checkpoint.name == f"compact {checkpoint.sha256[:8]}"
+
+
+def test_a_checkpoint_names_what_it_started_from_without_this_machine_s_folders(tmp_path: Path) -> None:
+    config = replace(CONFIG, start="/home/somebody/runs/first.safetensors")
+    save_checkpoint(tmp_path / "second.safetensors", FMPN(CONFIG.model), config, FACTS)
+    assert b"somebody" not in (tmp_path / "second.safetensors").read_bytes()
+    assert load_checkpoint(tmp_path / "second.safetensors").config.start == "first.safetensors"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.3, 0.9, 0.9999])

@@ -13,12 +13,15 @@ from ml.folds import (
     Fold,
     LeakError,
     NoFoldListsError,
+    clean_folds,
     find_leaks,
     make_folds,
     read_fold_lists,
     refuse_leaks,
     split_fold,
 )
+from ml.near_duplicates import near_pairs, prints_of
+from tests.figures import Figure
 
 CERTAIN = (1.0,) + (0.0,) * 7
 PEOPLE = ("KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM")
@@ -101,6 +104,37 @@ def test_copies_of_a_picture_stay_together(people: list[Sample], nobody: list[Sa
             path.write_bytes(one.path.read_bytes())
             copies.append(sample(path, one.expression, one.subject))
         assert find_leaks(make_folds([*samples, *copies], 4, seed=0)) == []
+
+
+def test_nearly_the_same_pictures_stay_together(
+    people: list[Sample], nobody: list[Sample], figure: Figure
+) -> None:
+    for samples in (people, nobody):
+        darker = []
+        for place, one in enumerate(samples[::5]):
+            path = one.path.with_name(f"darker {one.path.name}")
+            Image.open(one.path).point(lambda value: 0.9 * value).save(path)
+            darker.append(sample(path, one.expression, one.subject and f"somebody {place}"))
+        folds = make_folds([*samples, *darker], 4, seed=0)
+        assert find_leaks(folds) == []
+        for fold in folds:
+            sides = [*fold.train, *fold.test]
+            pairs = np.concatenate([near for _, near in near_pairs(prints_of([one.path for one in sides]))])
+            near = {(first < len(fold.train), second < len(fold.train)) for _, first, second in pairs}
+            assert near == {(True, True), (False, False)}
+    figure(
+        "Folds never share an image, a near-duplicate or a subject",
+        f"{len(people)} faces of 12 people and {len(darker)} darker copies under other names, in 4 folds, "
+        "with names and without: nothing on both sides of any",
+    )
+
+
+def test_clean_folds_are_not_trained_on_what_is_nearly_held_out(tmp_path: Path) -> None:
+    first, other = draw(tmp_path / "1.png", 1), draw(tmp_path / "2.png", 2)
+    Image.open(first).point(lambda value: 0.9 * value).save(tmp_path / "darker.png")
+    darker = sample(tmp_path / "darker.png", subject="B")
+    (fold,) = clean_folds([Fold(0, (darker, sample(other, subject="C")), (sample(first, subject="A"),))])
+    assert names(fold.train) == ["2.png"]
 
 
 def test_two_names_for_one_picture_are_kept_together(people: list[Sample]) -> None:

@@ -53,10 +53,12 @@ def test_the_bundled_model_answers_as_in_eager_torch() -> None:
 
 
 @pytest.mark.usefixtures("exports")
+@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize("at_once", [1, 4])
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 50])
-def test_any_number_of_inputs_goes_through_in_order(count: int) -> None:
+def test_any_number_of_inputs_goes_through_in_order(count: int, at_once: int, one_by_one: bool) -> None:
     inputs = np.random.default_rng(0).normal(size=(count, 2)).astype(np.float32)
-    twice, total = open_doubled(at_once=4)(inputs)
+    twice, total = open_doubled(at_once)(iter(inputs) if one_by_one else inputs)
     np.testing.assert_array_equal(twice, 2 * inputs)
     np.testing.assert_allclose(total, inputs.sum(axis=1), rtol=1e-6)
 

@@ -21,6 +21,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from recognition.accounts import CHUNK, export_everything
 from recognition.models import Analysis, ApiToken, DayNote, Face, Photo, Profile
+from tests.figures import Figure
 from tests.recognition.conftest import Keep
 
 pytestmark = pytest.mark.django_db
@@ -119,7 +120,9 @@ def test_after_logging_in_one_is_where_one_wanted_to_be_on_this_site(client: Cli
     assert sign_up(client, username="eve", next="https://evil.example/")["Location"] == "/history/"
 
 
-def test_the_eleventh_attempt_in_a_minute_has_to_wait(client: Client, ada: User, same_minute: None) -> None:
+def test_the_eleventh_attempt_in_a_minute_has_to_wait(
+    client: Client, ada: User, same_minute: None, figure: Figure
+) -> None:
     for _ in range(10):
         assert log_in(client, password="wrong").status_code == 400
 
@@ -130,9 +133,12 @@ def test_the_eleventh_attempt_in_a_minute_has_to_wait(client: Client, ada: User,
     assert "tried too often" in refused.content.decode()
     assert not logged_in(client)
     assert log_in(client, name="somebody else").status_code == 400, "others are not held up"
+    figure("Who guesses passwords has to wait, also with the right one", "after 10 attempts a minute: 429")
 
 
-def test_the_administrations_own_door_counts_too(client: Client, ada: User, same_minute: None) -> None:
+def test_the_administrations_own_door_counts_too(
+    client: Client, ada: User, same_minute: None, figure: Figure
+) -> None:
     User.objects.filter(pk=ada.pk).update(is_staff=True)
     form = {"username": "ada", "password": "wrong", "next": "/admin/"}
     for _ in range(10):
@@ -142,6 +148,7 @@ def test_the_administrations_own_door_counts_too(client: Client, ada: User, same
 
     assert "tried too often" in refused.content.decode()
     assert not logged_in(client)
+    figure("The administration's own login counts attempts as well", "refused after 10 a minute")
 
 
 def test_a_changed_password_logs_other_browsers_out(at_home: Client, ada: User) -> None:

@@ -102,6 +102,13 @@ def test_a_zip_is_queued_as_it_came_and_nothing_is_unpacked(
     assert (batches.incoming(analysis) / "1").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_batch_that_waits_is_listed_as_queued(client: Client, send: Send, album: Files) -> None:
+    send(album)
+    listed = client.get("/").content.decode()
+    assert "<strong>Queued</strong>" in listed
+    assert "o faces in" not in listed
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [

@@ -1,4 +1,7 @@
-"""What `decode_photo` makes of good, odd and hostile files, each made here."""
+"""Files from strangers.
+
+What `decode_photo` makes of good, odd and hostile files, each made here.
+"""
 
 import io
 import struct
@@ -12,6 +15,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from recognition.uploads import Limits, PhotoError, decode_photo
+from tests.figures import Figure
 
 LIMITS = Limits(megabytes=15, megapixels=40)
 
@@ -190,9 +194,10 @@ def test_it_says_what_a_refused_file_is_and_what_is_accepted(make: Callable[[], 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.2])
-def test_it_refuses_a_file_that_ends_too_early(form: str, share: float) -> None:
+def test_it_refuses_a_file_that_ends_too_early(form: str, share: float, figure: Figure) -> None:
     with pytest.raises(PhotoError, match="damaged"):
         decode_photo(cut(share, form)(), LIMITS)
+    figure(f"A {form} cut at 90, 50 or 20 % is refused", f"{share:.0%}: refused, as are the others")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (19, 400), (400, 5)])

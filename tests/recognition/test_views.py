@@ -1,4 +1,7 @@
-"""The pages as a browser meets them: what they show, to whom, and what they leave behind."""
+"""Files from strangers.
+
+The pages as a browser meets them: what they show, to whom, and what they leave behind.
+"""
 
 import csv
 import io
@@ -23,6 +26,7 @@ from recognition import tasks
 from recognition.models import Analysis, Face, Photo, Rejection
 from recognition.palette import COLOURS
 from recognition.services import purge_expired
+from tests.figures import Figure
 
 pytestmark = pytest.mark.django_db
 
@@ -226,11 +230,17 @@ def test_only_our_own_pictures_are_served(client: Client, upload: Upload, tmp_pa
         assert client.get(start + name).status_code == 404, name
 
 
-def test_nothing_is_left_in_caches(client: Client, upload: Upload) -> None:
-    for address in ("/", *addresses(upload())):
+def test_nothing_is_left_in_caches(client: Client, upload: Upload, figure: Figure) -> None:
+    everything = ("/", *addresses(upload()))
+    for address in everything:
         response = client.get(address)
         assert "no-store" in response["Cache-Control"], address
         assert response["X-Content-Type-Options"] == "nosniff", address
+        assert "unsafe" not in response["Content-Security-Policy"], address
+    figure(
+        "Results are no-store and nosniff, under a Content-Security-Policy without unsafe-inline",
+        f"{len(everything)} addresses of an analysis: its page, tables and pictures",
+    )
 
 
 def test_pictures_are_served_as_what_they_are(client: Client, upload: Upload) -> None:

@@ -108,21 +108,23 @@ class Site:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def start_worker(self, name: str, *options: str) -> "subprocess.Popen[bytes]":
+    def start_worker(self, name: str, *options: str, **environment: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "celery", "--quiet", "--app=fer_site", "worker", "--pool=threads"]
-        return self._start(name, *command, f"--hostname={name}@%h", "--loglevel=WARNING", *options)
+        more = [f"--hostname={name}@%h", "--loglevel=WARNING", *options]
+        return self._start(name, *command, *more, **environment)
 
     def start_clock(self) -> "subprocess.Popen[bytes]":
         """The worker of the scheduled tasks, which also does what is quick."""
         return self.start_worker("clock", "--beat", f"--schedule={self.folder / 'beat'}", "--concurrency=2")
 
-    def start_hand(self, name: str, queue: str = "training") -> "subprocess.Popen[bytes]":
+    def start_hand(self, name: str, queue: str = "training", **environment: str) -> "subprocess.Popen[bytes]":
         """A worker for what takes long, as the site starts it."""
         alone = ("--concurrency=1", "--without-gossip", "--without-mingle")
-        return self.start_worker(name, f"--queues={queue}", *alone)
+        return self.start_worker(name, f"--queues={queue}", *alone, **environment)
 
     def start_web(self) -> int:
         """Gunicorn as on a server; returns its port once it answers."""
+        self.manage("export_model")  # or each process would do so itself, at everybody's expense
         port = free_port()
         self.environment |= {"PORT": str(port), "WEB_CONCURRENCY": "2"}
         command = [sys.executable, "-m", "gunicorn", "--config", "deploy/gunicorn.conf.py"]
@@ -131,9 +133,10 @@ class Site:
             wait_for("the web server", lambda: not probe.connect_ex(("127.0.0.1", port)), 120)
         return port
 
-    def _start(self, name: str, *command: str) -> "subprocess.Popen[bytes]":
+    def _start(self, name: str, *command: str, **environment: str) -> "subprocess.Popen[bytes]":
+        variables = self.environment | environment
         with (self.folder / f"{name}.log").open("a") as log:
-            process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stderr=log, stdout=log)
+            process = subprocess.Popen(command, cwd=ROOT, env=variables, stderr=log, stdout=log)
         self.processes.append(process)
         return process
 

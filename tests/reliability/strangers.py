@@ -1,6 +1,7 @@
-"""Hands strangers' files in at every door of the site, in a process of its own that they may try to end.
+"""Hands strangers' files in at the doors of the site, and measures what each of them costs.
 
-`python -m tests.reliability.strangers FOLDER DOOR…` prints a JSON line for each file and door (`Outcome`).
+`python -m tests.reliability.strangers FOLDER DOOR…` does so in a process that they may try to end, and prints
+a JSON line for each file and door (`Outcome`).
 """
 
 import json
@@ -8,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,12 +31,36 @@ class Outcome:
     status: int
     said: str
     seconds: float
-    megabytes: float
-    resident: float
+    megabytes: int
+    resident: int
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it was taken or refused, and nothing broke."""
+        return 200 <= self.status < 300 or 400 <= self.status < 500
+
+    @property
+    def is_refused(self) -> bool:
+        return 400 <= self.status < 500 or self.said.startswith("failed")
 
 
-def hand_in(folder: Path, *doors: str, timeout: float = 120) -> list[Outcome]:
-    """What came of every file below `folder`. Fails where one of them ended the process."""
+def hand_in(client: "Client", files: Iterable[tuple[str, bytes]], doors: Iterable[str]) -> Iterator[Outcome]:
+    """What comes of (name, content) at each door; `client` has to take JSON, and 500 for an error."""
+    from recognition.models import Analysis
+
+    chosen = tuple(doors)
+    for name, data in files:
+        for door in chosen:
+            _forget_peak()
+            before, began = _memory("VmRSS"), time.process_time()
+            status, said = DOORS[door](client, name, data)
+            seconds, peak = time.process_time() - began, _memory("VmHWM")
+            Analysis.objects.all().delete()
+            yield Outcome(name, door, status, said, round(seconds, 3), peak - before, _memory("VmRSS"))
+
+
+def hand_in_elsewhere(folder: Path, *doors: str, timeout: float) -> list[Outcome]:
+    """What comes of every file below `folder`. Fails where one of them ended the process."""
     program = subprocess.run(
         [sys.executable, "-m", "tests.reliability.strangers", folder, *doors],
         cwd=ROOT,
@@ -47,9 +72,6 @@ def hand_in(folder: Path, *doors: str, timeout: float = 120) -> list[Outcome]:
     lines = program.stdout.splitlines()
     assert program.returncode == 0, f"{program.returncode} after {lines[-1:]}"
     return [Outcome(**json.loads(line)) for line in lines]
-
-
-# In the process of its own ----------------------------------------------------------------------------------
 
 
 def main(folder: Path, doors: list[str]) -> None:
@@ -70,21 +92,13 @@ def main(folder: Path, doors: list[str]) -> None:
     services.get_predictor()
     client = Client(raise_request_exception=False, headers={"accept": "application/json"})
     client.post("/sample/eileen-collins/")  # what is made once is there before anything is measured
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        for door in doors:
-            name = str(path.relative_to(folder))
-            print(json.dumps(asdict(_send(client, name, path.read_bytes(), door))), flush=True)  # noqa: T201
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = ((str(path.relative_to(folder)), path.read_bytes()) for path in paths)
+    for outcome in hand_in(client, files, doors):
+        print(json.dumps(asdict(outcome)), flush=True)  # noqa: T201
 
 
-def _send(client: "Client", name: str, data: bytes, door: str) -> Outcome:
-    from recognition.models import Analysis
-
-    _forget_peak()
-    before, began = _memory("VmRSS"), time.process_time()
-    status, said = DOORS[door](client, name, data)
-    seconds, peak = time.process_time() - began, _memory("VmHWM")
-    Analysis.objects.all().delete()
-    return Outcome(name, door, status, said, round(seconds, 3), round(peak - before, 1), _memory("VmRSS"))
+# The doors --------------------------------------------------------------------------------------------------
 
 
 def _photo(client: "Client", name: str, data: bytes) -> tuple[int, str]:
@@ -141,11 +155,11 @@ def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def _memory(what: str) -> float:
+def _memory(what: str) -> int:
     """Megabytes of this process now (VmRSS) or at most since `_forget_peak` (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     kilobytes = next(line.split()[1] for line in lines if line.startswith(f"{what}:"))
-    return round(int(kilobytes) * 1024 / 1e6, 1)
+    return int(kilobytes) * 1024 // 1_000_000
 
 
 if __name__ == "__main__":
