@@ -111,8 +111,7 @@ def save_checkpoint(path: Path, model: "FMPN", config: TrainConfig, facts: Mappi
     """
     metadata = {
         "format": FORMAT,
-        # A checkpoint that it started from is named, not the folders of this machine.
-        "config": {**config.to_dict(), "start": Path(config.start).name},
+        "config": _without_folders(config.to_dict()),
         "classes": list(EXPRESSIONS),
         "crop_template": TEMPLATE.tolist(),
         **facts,
@@ -142,12 +141,18 @@ def save_average(path: Path, first: Checkpoint, second: Checkpoint, share: float
     if first.model_config != second.model_config or shapes[0] != shapes[1]:
         raise CheckpointError("Only checkpoints of the same model can be averaged.")
     weights = {
-        name: ((1 - share) * first.weights[name] + share * array).astype(array.dtype)
+        name: np.asarray((1 - share) * first.weights[name] + share * array, array.dtype)
         for name, array in second.weights.items()
     }
     kept = {name: value for name, value in second.metadata.items() if name not in OF_THE_WEIGHTS}
-    average = {"of": [first.sha256, second.sha256], "share": share, "first_run": first.metadata}
+    first_run = {**first.metadata, "config": _without_folders(first.metadata["config"])}
+    average = {"of": [first.sha256, second.sha256], "share": share, "first_run": first_run}
     return _write(path, weights, {**kept, "metrics": {}, "average": average})
+
+
+def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint that a training started from is named, not the folders of this machine."""
+    return {**config, "start": Path(config["start"]).name}
 
 
 def _write(path: Path, weights: Arrays, metadata: dict[str, Any]) -> str:

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from ml.checkpoint import BUNDLED, CheckpointError, load_checkpoint, save_checkpoint, write_arrays
+from ml.checkpoint import (
+    BUNDLED,
+    CheckpointError,
+    load_checkpoint,
+    save_average,
+    save_checkpoint,
+    write_arrays,
+)
 from ml.config import PRESETS
 from ml.fmpn import FMPN
 from tests.figures import Figure

@@ -16,7 +16,9 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("first", type=Path, metavar="FIRST.safetensors", help="what the second started from")
+        parser.add_argument(
+            "first", type=Path, metavar="FIRST.safetensors", help="what the second started from"
+        )
         parser.add_argument("second", type=Path, metavar="SECOND.safetensors")
         parser.add_argument("--share", type=float, default=0.5, help="of the second, 0 to 1 (0.5)")
         parser.add_argument("--output", type=Path, required=True, metavar="FILE.safetensors")
