@@ -108,7 +108,7 @@ def test_a_worker_killed_in_a_batch_and_in_a_video_leaves_both_whole(site: Site,
             state, done, total, _ = tell(token)
             return state == "running" and total / 4 < done < total
 
-        wait_for(f"{name} in the middle", in_the_middle, 240)
+        wait_for(f"{name} in the middle", in_the_middle, 600)
         hand.kill()
         hand.wait()
         killed.append(tell(tokens[-1])[1])
@@ -117,7 +117,7 @@ def test_a_worker_killed_in_a_batch_and_in_a_video_leaves_both_whole(site: Site,
     site.start_hand("three", "analyses")
     seconds = wait_for("both done", lambda: all(tell(token)[0] == "done" for token in tokens), 600)
     undisturbed = [send(*upload) for upload in uploads]
-    wait_for("the same undisturbed", lambda: all(tell(token)[0] == "done" for token in undisturbed), 400)
+    wait_for("the same undisturbed", lambda: all(tell(token)[0] == "done" for token in undisturbed), 900)
     for token, other in zip(tokens, undisturbed, strict=True):
         state, done, total, attempts = tell(token)
         assert (state, done, attempts) == ("done", total, 2)

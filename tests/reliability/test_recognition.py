@@ -133,7 +133,7 @@ def test_pieces_of_pictures_without_a_face_are_given_no_expression(
 
 
 def test_no_real_face_is_taken_for_a_pattern(predictor: Predictor, photos: Path, figure: Figure) -> None:
-    paths = [*sorted(photos.iterdir()), *(sample.path for sample in SAMPLES.values())]
+    paths = [*sorted(photos.glob("*.[jp][pn]g")), *(sample.path for sample in SAMPLES.values())]
     steady, patterns = [], 0
     for path in paths:
         photo = Image.open(path).convert("RGB")

@@ -203,13 +203,13 @@ class Scene:
                     found.append((number, int(worker.split(":")[1])))
             return bool(found)
 
-        wait_for("a fold in mid-epoch", look, 240)
+        wait_for("a fold in mid-epoch", look, 600)
         return found[0]
 
     def state(self, run: int) -> str:
         return str(self.site.ask("SELECT state FROM training_trainingrun WHERE id = ?", run)[0][0])
 
-    def wait_for_end(self, run: int, state: str = "succeeded", seconds: float = 400) -> float:
+    def wait_for_end(self, run: int, state: str = "succeeded", seconds: float = 900) -> float:
         ended = ("succeeded", "failed", "cancelled")
         took = wait_for(f"the end of run {run}", lambda: self.state(run) in ended, seconds)
         assert self.state(run) == state, self.fold(run, "number, error")
@@ -442,7 +442,7 @@ def test_a_fold_that_lasts_longer_than_the_visibility_timeout_has_one_runner(
             again.add(number)
         return scene.state(run) == "succeeded"
 
-    wait_for("the end of the run", look, 400)
+    wait_for("the end of the run", look, 900)
     impatient.terminate()
     scene.assert_as_undisturbed(run)
     assert again, "messages were delivered again"
@@ -472,7 +472,7 @@ def test_a_job_that_kills_its_worker_is_given_up_and_others_go_on(scene: Scene, 
             wait_for("the death is noticed", lambda: scene.fold(poison, "losses") == [(kills,)], 60)
         return state == "failed"
 
-    wait_for("the job is given up", kill_whoever_has_it, 600)
+    wait_for("the job is given up", kill_whoever_has_it, 1200)
     scene.wait_for_end(other)
     scene.assert_as_undisturbed(other)
     ((error,),) = scene.fold(poison, "error")
@@ -529,7 +529,7 @@ def test_a_site_whose_whole_disk_was_full_goes_on_when_there_is_room(tmp_path: P
             time.sleep(45)  # longer than a worker needs to count as dead
             during = scene.state(run)
             ballast.unlink()
-            wait_for("an end", lambda: scene.state(run) in ("succeeded", "failed"), 400)
+            wait_for("an end", lambda: scene.state(run) in ("succeeded", "failed"), 900)
             by_hand = scene.state(run) == "failed"
             if by_hand:
                 assert all(
