@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, get_args
 import torch
 from django.conf import settings
 
-from ml.checkpoint import BUNDLED, Checkpoint, load_checkpoint
+from ml.checkpoint import BUNDLED, Checkpoint, load_checkpoint, save_average
 from ml.config import TrainConfig
 from ml.datasets import KINDS, DatasetError, load_samples
 from ml.metrics import summarise_folds
@@ -36,6 +36,7 @@ from training.services import (
 )
 
 RECIPES: Final = Path(__file__).parent / "recipes"
+AVERAGED: Final = "averaged"
 CALIBRATED: Final = "calibrated"
 Split = Literal["train", "valid", "test", "all", "folds"]
 Train = Callable[[RunRequest], TrainingRun]
@@ -79,8 +80,18 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Average:
+    """The mean of two steps' weights, called "averaged", with a `share` of the second, 0..1."""
+
+    first: str
+    second: str
+    share: float
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """Of the last step's checkpoint, which is called "calibrated" afterwards. accuracy: as in `calibrate`."""
+    """Of that average, where there is one, else of the last step's checkpoint; called "calibrated" afterwards.
+    accuracy: as in `calibrate`."""
 
     data: str
     split: Split = "valid"
@@ -89,7 +100,8 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured. checkpoint: "bundled", "calibrated" or a step's, whose folds have one each."""
+    """What is measured. checkpoint: "bundled", "averaged", "calibrated" or a step's, whose folds have one
+    each."""
 
     name: str
     data: str
@@ -111,6 +123,7 @@ class Recipe:
     data: dict[str, Data]
     start: Start | None
     train: tuple[Step, ...]
+    average: Average | None
     calibrate: Calibration | None
     measure: tuple[Measure, ...]
 
@@ -139,12 +152,13 @@ def read_recipe(path: Path) -> Recipe:
     """Read and check one recipe. Raises RecipeError."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        calibration, start = values.pop("calibrate", None), values.pop("start", None)
+        start, average, calibration = (values.pop(key, None) for key in ("start", "average", "calibrate"))
         recipe = Recipe(
             name=path.stem,
             data={name: Data(name=name, **data) for name, data in values.pop("data").items()},
             start=Start(**start) if start else None,
             train=tuple(Step(**{**step, "data": tuple(step["data"])}) for step in values.pop("train", [])),
+            average=Average(**average) if average else None,
             calibrate=Calibration(**calibration) if calibration else None,
             measure=tuple(Measure(**measure) for measure in values.pop("measure")),
             seeds=tuple(values.pop("seeds", [0])),
@@ -172,7 +186,10 @@ def _check(recipe: Recipe) -> None:
             raise LaunchError(f"there is no protocol {user.protocol!r}")
         if not isinstance(user, Step) and user.split not in get_args(Split):
             raise LaunchError(f"there is no split {user.split!r}")
-    known = {*steps, "bundled", *([CALIBRATED] if recipe.calibrate else [])}
+    if recipe.average and not {recipe.average.first, recipe.average.second} <= set(steps):
+        raise LaunchError("it averages what it does not train")
+    known = {*steps, "bundled", *([AVERAGED] if recipe.average else [])}
+    known |= {CALIBRATED} if recipe.calibrate else set()
     for measure in recipe.measure:
         if measure.checkpoint not in known:
             raise LaunchError(f"there is no checkpoint {measure.checkpoint!r} in it")
@@ -250,7 +267,7 @@ def reproduce(
     on_progress: Progress,
     again: bool = False,
 ) -> Document:
-    """Train what is not trained yet, calibrate, measure, and store the document as `recipe.result`.
+    """Train what is not trained yet, average, calibrate, measure, and store the document as `recipe.result`.
 
     data, start: as `find_data` and `find_start` give them. train: makes a finished run of a request, or
     raises. device: "cpu" or "cuda". again: trains also what a finished run has trained. Raises as those that
@@ -265,8 +282,11 @@ def reproduce(
             runs.append(_run_facts(step, run))
             number = "{fold}" if step.protocol != "split" else "0"
             checkpoints[step.name] = str(run.folder / f"fold_{number}" / CHECKPOINT_NAME)
+        last = Path(checkpoints[recipe.train[-1].name if recipe.train else "bundled"])
+        if recipe.average:
+            last = _average(recipe, recipe.average, checkpoints, seed)
+            checkpoints[AVERAGED] = str(last)
         if recipe.calibrate:
-            last = Path(checkpoints[recipe.train[-1].name if recipe.train else "bundled"])
             checkpoints[CALIBRATED] = str(
                 _calibrate(recipe, recipe.calibrate, last, data, seed, device, on_progress)
             )
@@ -284,6 +304,7 @@ def reproduce(
         "shows": recipe.shows,
         "seeds": list(recipe.seeds),
         "train": [asdict(step) for step in recipe.train],
+        "average": asdict(recipe.average) if recipe.average else None,
         "calibrate": asdict(recipe.calibrate) if recipe.calibrate else None,
         "runs": runs,
         "seconds": sum(run["seconds"] for run in runs),
@@ -331,6 +352,13 @@ def _run_facts(step: Step, run: TrainingRun) -> Document:
         "train_images": [fold.train_images for fold in folds],
         "config": {**run.config, "start": start},
     }
+
+
+def _average(recipe: Recipe, average: Average, checkpoints: Mapping[str, str], seed: int) -> Path:
+    first, second = (load_checkpoint(Path(checkpoints[name])) for name in (average.first, average.second))
+    output = results_folder() / f"{recipe.name}-{seed}-averaged.safetensors"
+    save_average(output, first, second, average.share)
+    return output
 
 
 def _calibrate(
