@@ -10,10 +10,11 @@ from training.models import Dataset
 @shared_task(ignore_result=True)
 def train_fold(fold_id: int) -> None:
     """Train one fold, if it waits for a worker; what came of it stands in its row."""
+    # Before the claim: on a busy machine torch takes longer to load than a claim lives without a heartbeat.
+    from training.runner import run_claimed
+
     fold = services.claim(fold_id, services.worker_name("worker"))
     if fold is not None:
-        from training.runner import run_claimed
-
         run_claimed(fold)
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Final
 
 import psycopg
@@ -99,6 +100,7 @@ class Site:
         if database:
             self.environment["DATABASE_URL"] = database
         self.processes: list[subprocess.Popen[bytes]] = []
+        self._commands: dict[int, tuple[str, ...]] = {}
 
     def manage(self, *arguments: str) -> str:
         command = [sys.executable, "manage.py", *arguments]
@@ -110,7 +112,8 @@ class Site:
 
     def start_worker(self, name: str, *options: str, **environment: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "celery", "--quiet", "--app=fer_site", "worker", "--pool=threads"]
-        more = [f"--hostname={name}@%h", "--loglevel=WARNING", *options]
+        alone = ("--without-gossip", "--without-mingle")
+        more = [f"--hostname={name}@%h", "--loglevel=WARNING", *alone, *options]
         return self._start(name, *command, *more, **environment)
 
     def start_clock(self) -> "subprocess.Popen[bytes]":
@@ -119,8 +122,7 @@ class Site:
 
     def start_hand(self, name: str, queue: str = "training", **environment: str) -> "subprocess.Popen[bytes]":
         """A worker for what takes long, as the site starts it."""
-        alone = ("--concurrency=1", "--without-gossip", "--without-mingle")
-        return self.start_worker(name, f"--queues={queue}", *alone, **environment)
+        return self.start_worker(name, f"--queues={queue}", "--concurrency=1", **environment)
 
     def start_web(self) -> int:
         """Gunicorn as on a server; returns its port once it answers."""
@@ -133,11 +135,32 @@ class Site:
             wait_for("the web server", lambda: not probe.connect_ex(("127.0.0.1", port)), 120)
         return port
 
+    @contextmanager
+    def watched(self, *processes: "subprocess.Popen[bytes]") -> Iterator[None]:
+        """Within the block what ends of these is started anew after five seconds, as systemd does."""
+        over = Event()
+
+        def watch() -> None:
+            watched = list(processes)
+            while not over.wait(1):
+                for place, process in enumerate(watched):
+                    if process.poll() is not None and not over.wait(5):
+                        watched[place] = self._start(*self._commands[process.pid])
+
+        thread = Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
     def _start(self, name: str, *command: str, **environment: str) -> "subprocess.Popen[bytes]":
         variables = self.environment | environment
         with (self.folder / f"{name}.log").open("a") as log:
             process = subprocess.Popen(command, cwd=ROOT, env=variables, stderr=log, stdout=log)
         self.processes.append(process)
+        self._commands[process.pid] = (name, *command)
         return process
 
     def ask(self, question: str, *values: object) -> list[tuple[Any, ...]]:

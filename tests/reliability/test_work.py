@@ -256,9 +256,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         site = Site(folder, durable=True, database=address)
         try:
             scene = set_scene(site, folder / "faces")
-            site.start_clock()
-            site.start_hand("training")
-            yield scene
+            with site.watched(site.start_clock(), site.start_hand("training")):
+                yield scene
         finally:
             site.stop()
 
@@ -407,7 +406,6 @@ def test_a_worker_that_gets_sigterm_saves_its_fold_and_ends(scene: Scene, figure
     assert left in ("interrupted", "queued")
     assert scene.fold(run, "losses")[number] == (0,), "nobody died"
     _, header = read_arrays(scene.site.var / "runs" / str(run) / f"fold_{number}" / "state.safetensors")
-    scene.site.start_hand("training")
     scene.wait_for_end(run)
     scene.assert_as_undisturbed(run)
     log = scene.log(run, number)
@@ -458,7 +456,7 @@ def test_a_fold_that_lasts_longer_than_the_visibility_timeout_has_one_runner(
 
 @pytest.mark.slow
 def test_a_job_that_kills_its_worker_is_given_up_and_others_go_on(scene: Scene, figure: Figure) -> None:
-    poison = scene.launch("--seed", "1", "--folds", "0")
+    poison = scene.launch("--folds", "0", "--joint-epochs", "500")  # it does not end before it is killed
     other = scene.launch()
     kills = 0
 
@@ -468,7 +466,6 @@ def test_a_job_that_kills_its_worker_is_given_up_and_others_go_on(scene: Scene, 
         if state == "running" and losses == kills:
             os.kill(int(worker.split(":")[1]), signal.SIGKILL)  # as the kernel does where the memory is full
             kills += 1
-            scene.site.start_hand("training")
             wait_for("the death is noticed", lambda: scene.fold(poison, "losses") == [(kills,)], 60)
         return state == "failed"
 
@@ -554,7 +551,6 @@ def test_a_worker_killed_in_mid_epoch_ten_times_costs_nothing_but_time(scene: Sc
         number, pid = scene.wait_for_mid_epoch(run)
         os.kill(pid, signal.SIGKILL)
         killed = time.monotonic()
-        scene.site.start_hand("training")
 
         def is_noticed(run: int = run, number: int = number) -> bool:
             return scene.fold(run, "losses")[number] == (1,)
