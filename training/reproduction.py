@@ -90,7 +90,7 @@ class Average:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of that average, where there is one, else of the last step's checkpoint; called "calibrated" afterwards.
+    """Of that average, where there is one, else of the last step's checkpoint; called "calibrated".
     accuracy: as in `calibrate`."""
 
     data: str
