@@ -74,7 +74,7 @@ class Broker:
 
     def messages(self, queue: str) -> int:
         """How many wait in a queue."""
-        return int(self.client.llen(queue))  # type: ignore[arg-type]
+        return int(self.client.llen(queue))
 
 
 class Site:
@@ -168,7 +168,7 @@ class Site:
         if self.database:
             with psycopg.connect(self.database) as connection:
                 asked = question.replace("?", "%s")
-                return connection.execute(asked, values).fetchall()  # type: ignore[call-overload,no-any-return]
+                return connection.execute(asked, values).fetchall()
         address = f"file:{self.var / 'db.sqlite3'}?mode=ro"
         with closing(sqlite3.connect(address, uri=True, timeout=20)) as database:
             return database.execute(question, values).fetchall()

@@ -13,10 +13,10 @@ import pytest
 from django.conf import settings
 
 from ml.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from ml.config import TrainConfig
+from ml.config import PRESETS, TrainConfig
 from ml.fmpn import FMPN
 from tests.figures import Figure
-from tests.training.conftest import PRESETS, shrink
+from tests.training.conftest import shrink
 
 FACTS = {"preset": "compact", "data": [], "seed": 7, "git_revision": None, "metrics": {}}
 
