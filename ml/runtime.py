@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Arrays = tuple[NDArray[Any], ...]
+Batch = NDArray[Any] | Sequence[NDArray[Any]]
 
 DEVICES: Final = ("auto", "cpu", "cuda")
 GPU_DRIVERS: Final = ("libcuda.so.1", "nvcuda.dll")
@@ -144,7 +145,7 @@ def _on_cpu(path: Path) -> Network:
     )
     idle: deque[openvino.InferRequest] = deque()
 
-    def start(batch: Sequence[NDArray[Any]]) -> openvino.InferRequest:
+    def start(batch: Batch) -> openvino.InferRequest:
         try:
             request = idle.pop()
         except IndexError:
@@ -176,7 +177,7 @@ def _on_cpu(path: Path) -> Network:
     return run
 
 
-def _batches(inputs: Iterable[NDArray[Any]], size: int) -> Iterator[Sequence[NDArray[Any]]]:
+def _batches(inputs: Iterable[NDArray[Any]], size: int) -> Iterator[Batch]:
     if isinstance(inputs, np.ndarray):
         yield from (inputs[first : first + size] for first in range(0, len(inputs), size))
         return

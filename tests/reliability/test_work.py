@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from threading import Barrier
@@ -88,7 +89,7 @@ def test_a_broker_that_is_killed_loses_none_of_fifty_folds(
     settings.CELERY_BROKER_URL = broker.url
     launch_fifty(dataset, tiny, django_capture_on_commit_callbacks)
     sent = broker.client.lrange("training", 0, -1)
-    assert len(set(sent)) == 50  # type: ignore[arg-type]
+    assert len(set(sent)) == 50
 
     broker.kill()
     broker.start()
@@ -218,6 +219,9 @@ class Scene:
     def log(self, run: int, number: int) -> str:
         return (self.site.var / "runs" / str(run) / f"fold_{number}" / "log.txt").read_text()
 
+    def is_finished(self, run: int, number: int) -> bool:
+        return "Finished" in self.log(run, number)
+
     def assert_as_undisturbed(self, run: int) -> None:
         """Every fold once and every epoch once, with the metrics and the weights of run 1."""
         assert self.fold(run, "number, state, metrics") == self.fold(1, "number, state, metrics")
@@ -230,7 +234,7 @@ class Scene:
         assert self.site.ask(f"SELECT f.number FROM {made}", run) == [(number,) for number in range(FOLDS)]
         for number in range(FOLDS):
             folders = [self.site.var / "runs" / str(which) / f"fold_{number}" for which in (1, run)]
-            wait_for("the log's last line", lambda n=number: "Finished" in self.log(run, n), 10)
+            wait_for("the log's last line", partial(self.is_finished, run, number), 10)
             assert self.log(run, number).count("Finished") == 1
             first, second = (load_checkpoint(folder / CHECKPOINT_NAME).weights for folder in folders)
             assert same(first, second)
@@ -467,7 +471,7 @@ def test_a_job_that_kills_its_worker_is_given_up_and_others_go_on(scene: Scene, 
             os.kill(int(worker.split(":")[1]), signal.SIGKILL)  # as the kernel does where the memory is full
             kills += 1
             wait_for("the death is noticed", lambda: scene.fold(poison, "losses") == [(kills,)], 60)
-        return state == "failed"
+        return bool(state == "failed")
 
     wait_for("the job is given up", kill_whoever_has_it, 1200)
     scene.wait_for_end(other)

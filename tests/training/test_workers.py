@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,10 @@ def test_what_happens_at_the_same_moment_happens_once(
     )
 
 
+def says_finished(log: Path) -> bool:
+    return "Finished" in log.read_text()
+
+
 def test_a_killed_worker_costs_nothing_but_time(site: Site, tmp_path: Path, figure: Figure) -> None:
     faces = draw_faces(tmp_path / "faces", train=8)
     command = ["train_fmpn", "--dataset", "folders", "--data", str(faces), "--device", "cpu", *TINY]
@@ -158,7 +163,7 @@ def test_a_killed_worker_costs_nothing_but_time(site: Site, tmp_path: Path, figu
         folders = [site.var / "runs" / run / f"fold_{number}" for run in ("1", "2")]
         # The row ends first and its log a moment later; a fold that were trained twice would say so twice.
         log = folders[1] / "log.txt"
-        wait_for("the log's last line", lambda log=log: "Finished" in log.read_text(), 10)
+        wait_for("the log's last line", partial(says_finished, log), 10)
         assert len(re.findall("Finished", log.read_text())) == 1
         assert (folders[0] / "predictions.json").read_text() == (folders[1] / "predictions.json").read_text()
     figure(
