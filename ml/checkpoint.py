@@ -120,13 +120,24 @@ def save_checkpoint(path: Path, model: "FMPN", config: TrainConfig, facts: Mappi
 
 
 def save_calibrated(
-    path: Path, checkpoint: Checkpoint, temperature: float, sure_from: float, facts: Mapping[str, Any]
+    path: Path,
+    checkpoint: Checkpoint,
+    temperature: float,
+    sure_from: float,
+    metrics: Mapping[str, Any],
+    facts: Mapping[str, Any],
 ) -> str:
     """Write the same weights with another temperature and threshold, and return the new SHA-256.
 
-    facts: JSON values on how the two were found, kept as `calibration`.
+    metrics: JSON values, what it reads right of the faces that the two were found on; facts: on how they
+    were, kept as `calibration`.
     """
-    said = {"temperature": temperature, "sure_from": sure_from, "calibration": dict(facts)}
+    said = {
+        "temperature": temperature,
+        "sure_from": sure_from,
+        "metrics": {"validation": dict(metrics)},
+        "calibration": dict(facts),
+    }
     return _write(path, checkpoint.weights, {**checkpoint.metadata, **said})
 
 

@@ -11,6 +11,7 @@ from ml.calibration import apply_temperature, choose_threshold, fit_temperature
 from ml.checkpoint import Checkpoint, save_calibrated
 from ml.datasets import Sample
 from ml.engine import predict_logits
+from ml.metrics import evaluate_predictions
 from training.evaluation import Evaluation, read_faces
 from training.services import Progress
 
@@ -61,5 +62,6 @@ def calibrate(
         "coverage": after.coverage.coverage,
         "accuracy": after.coverage.accuracy,
     }
-    sha256 = save_calibrated(output, checkpoint, temperature, sure_from, {**told, **found})
+    metrics = evaluate_predictions(labels, probabilities).to_dict()
+    sha256 = save_calibrated(output, checkpoint, temperature, sure_from, metrics, {**told, **found})
     return Calibrated(sha256=sha256, temperature=temperature, sure_from=sure_from, **found)

@@ -76,7 +76,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_calibrated_checkpoint_has_the_same_weights_and_another_name(plain: Path, tmp_path: Path) -> None:
     before = load_checkpoint(plain)
     assert (before.temperature, before.sure_from) == (1.0, 0.0)
-    save_calibrated(tmp_path / "calibrated.safetensors", before, 1.7, 0.55, {"split": "valid"})
+    save_calibrated(tmp_path / "calibrated.safetensors", before, 1.7, 0.55, {"accuracy": 0.9}, {"split": "valid"})
     after = load_checkpoint(tmp_path / "calibrated.safetensors")
     assert (after.temperature, after.sure_from) == (1.7, 0.55)
     assert after.metadata["calibration"] == {"split": "valid"}
@@ -93,7 +93,7 @@ def test_a_calibration_without_sense_is_refused(
     plain: Path, tmp_path: Path, temperature: float, sure_from: float
 ) -> None:
     path = tmp_path / "broken.safetensors"
-    save_calibrated(path, load_checkpoint(plain), temperature, sure_from, {})
+    save_calibrated(path, load_checkpoint(plain), temperature, sure_from, {}, {})
     with pytest.raises(CheckpointError, match="makes no sense"):
         load_checkpoint(path)
 

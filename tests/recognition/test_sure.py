@@ -23,7 +23,7 @@ Upload = Callable[..., Analysis]
 def modest(settings: Settings, tmp_path: Path, fresh_process: None) -> None:
     """The model in service is sure of nothing: its threshold is certainty."""
     settings.FER_CHECKPOINT = tmp_path / "modest.safetensors"
-    save_calibrated(settings.FER_CHECKPOINT, load_checkpoint(BUNDLED), 4.0, 1.0, {})
+    save_calibrated(settings.FER_CHECKPOINT, load_checkpoint(BUNDLED), 4.0, 1.0, {}, {})
 
 
 def test_what_the_model_is_not_sure_of_is_called_a_guess(

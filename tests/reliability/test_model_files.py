@@ -65,7 +65,7 @@ for turn in range(times):
     writer = os.fork()
     if writer == 0:
         for number in range(1, 1_000_000):
-            save_calibrated(path, checkpoint, 1.0 + number, 0.5, {"turn": turn})
+            save_calibrated(path, checkpoint, 1.0 + number, 0.5, {}, {"turn": turn})
             if number == 1:
                 os.write(tell, b".")
     os.read(hear, 1)
