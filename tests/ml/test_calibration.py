@@ -76,7 +76,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_calibrated_checkpoint_has_the_same_weights_and_another_name(plain: Path, tmp_path: Path) -> None:
     before = load_checkpoint(plain)
     assert (before.temperature, before.sure_from) == (1.0, 0.0)
-    save_calibrated(tmp_path / "calibrated.safetensors", before, 1.7, 0.55, {"accuracy": 0.9}, {"split": "valid"})
+    found = ({"accuracy": 0.9}, {"split": "valid"})
+    save_calibrated(tmp_path / "calibrated.safetensors", before, 1.7, 0.55, *found)
     after = load_checkpoint(tmp_path / "calibrated.safetensors")
     assert (after.temperature, after.sure_from) == (1.7, 0.55)
     assert after.metadata["calibration"] == {"split": "valid"}
