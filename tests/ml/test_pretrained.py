@@ -1,6 +1,7 @@
 """Weights of a TensorFlow.js model as the start of a classifier."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ml.config import PRESETS, ModelConfig
+from ml.config import ModelConfig
 from ml.fmpn import FMPN, IMAGENET_STD, MobileNetV1
 from ml.pretrained import Arrays, PretrainedError, load_face_weights, read_tensorflow_js
 
