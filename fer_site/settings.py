@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
 from fer_site.broker import cache_settings, socket_path
+from ml.runtime import available_cores
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -69,8 +70,7 @@ FER_UPLOADS_PER_MINUTE = positive("FER_UPLOADS_PER_MINUTE", 60)
 FER_API_PER_MINUTE = positive("FER_API_PER_MINUTE", 60)
 # Each takes a core: more at once would only be slower each. Some of a server's eight threads stay free to say
 # so, and for all that is no photo.
-_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-FER_PHOTOS_AT_ONCE = int(positive("FER_PHOTOS_AT_ONCE", min(_cores, 6)))
+FER_PHOTOS_AT_ONCE = int(positive("FER_PHOTOS_AT_ONCE", min(available_cores(), 6)))
 FER_METRICS_TOKEN = env.str("FER_METRICS_TOKEN", default="")
 
 # Django ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from pickletools import genops
 
 import numpy as np
 import pytest
@@ -87,8 +88,7 @@ def test_a_pickle_is_refused_and_does_not_run(tmp_path: Path, figure: Figure) ->
         with pytest.raises(CheckpointError, match="cannot be read"):
             load_checkpoint(path)
         assert not (tmp_path / "ran").exists()
-    pickle.loads(traps[0])
-    assert (tmp_path / "ran").exists(), "it would have run"
+    assert all(any(op.name == "REDUCE" for op, _, _ in genops(trap)) for trap in traps), "each would call it"
     figure(
         "A pickle in the place of a checkpoint is refused and does not run",
         f"{len(traps) + 1} of {len(traps) + 1} (every protocol, and torch.save)",

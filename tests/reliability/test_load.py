@@ -33,6 +33,7 @@ from pytest_django import Settings
 from fer_site.bench.measuring import resident_megabytes
 from fer_site.bench.photos import as_jpeg, portrait
 from fer_site.bench.serving import Answer, Client, Server, waitress, web_servers
+from ml.runtime import available_cores
 from recognition.admission import Busy, places
 from recognition.models import Analysis
 from recognition.samples import SAMPLES
@@ -56,7 +57,7 @@ SERVERS: Final[dict[str, Callable[[int], list[str]]]] = {"waitress": waitress, "
 
 def places_of(name: str) -> dict[str, str]:
     """FER_PHOTOS_AT_ONCE as the server has it by default: the bench lets everybody in."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     processes = {"waitress": 1, "gunicorn": max(2, cores // 4)}[name]
     return {"FER_PHOTOS_AT_ONCE": str(min(max(1, cores // processes), 6))}
 

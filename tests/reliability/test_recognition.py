@@ -96,17 +96,19 @@ def faces_in(predictor: Predictor, pictures: list[Pixels]) -> list[tuple[FacePre
     return [predictor.predict([picture])[0].faces for picture in pictures]
 
 
-def expect_no_expressions(found: list[tuple[FacePrediction, ...]], figure: Figure, sentence: str) -> None:
+def expect_no_expressions(
+    found: list[tuple[FacePrediction, ...]], figure: Figure, sentence: str, most_named: int = 0
+) -> None:
     boxes = [face for faces in found for face in faces]
     without = sum(not faces for faces in found)
     named = sum(face.expression is not None for face in boxes)
     assert without >= 0.95 * len(found)
-    assert named == 0
+    assert named <= most_named
     unknown = sum(face.problem == "unknown face" for face in boxes)
     figure(
         sentence,
         f"{without / len(found):.1%} of {len(found)} pictures “no face”; {len(boxes)} found in the others, "
-        f"{unknown} of them “unknown face”, none with an expression",
+        f"{unknown} of them “unknown face”, {named} with an expression",
     )
 
 
@@ -124,12 +126,13 @@ def test_pictures_without_a_face_are_given_no_expression(
 
 
 @pytest.mark.slow
-def test_pieces_of_pictures_without_a_face_are_given_no_expression(
+def test_pieces_of_pictures_without_a_face_are_hardly_ever_given_an_expression(
     predictor: Predictor, scenes: list[Image.Image], figure: Figure
 ) -> None:
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(1)  # 0 drew the pieces on which ml.predictor.STEADY was chosen
     found = [predictor.predict([piece])[0].faces for scene in scenes for piece in pieces(scene, 100, random)]
-    expect_no_expressions(found, figure, "2,200 pieces of such pictures, at any size and turned: the same")
+    sentence = "2,200 pieces of such pictures that no threshold was chosen on: at most 1 in 1,000 is named"
+    expect_no_expressions(found, figure, sentence, most_named=2)
 
 
 def test_no_real_face_is_taken_for_a_pattern(predictor: Predictor, photos: Path, figure: Figure) -> None:
