@@ -113,8 +113,8 @@ class Mtcnn:
 
         offsets, scores = _run(self._refine, _crop(photo, boxes, 24))
         sure = scores > REFINE_THRESHOLD
-        boxes, scores = _suppress(_shift(boxes, offsets)[sure], scores[sure], OVERLAP)
-        boxes = _square(boxes)
+        boxes = _shift(boxes, offsets)[sure]
+        boxes = _square(boxes[_suppress(boxes, scores[sure], OVERLAP)])
         if not len(boxes):
             return []
 
@@ -147,12 +147,11 @@ class Mtcnn:
         (cells,) = self._proposal(_sheets(photo, sizes, pieces))
         boxes, scores, of_level = _boxes_of_cells(cells, pieces)
         boxes /= scales[of_level, None]
-        kept = [
-            _suppress(boxes[of_level == level], scores[of_level == level], OVERLAP_IN_SCALE)
-            for level in range(len(scales))
-        ]
-        boxes, scores = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-        return _suppress(boxes, scores, OVERLAP)[0]
+        # Each level among its own first: all in one go, far away from one another.
+        apart = of_level[:, None] * 2.0 * max(height, width)
+        kept = _suppress(boxes + apart, scores, OVERLAP_IN_SCALE)
+        boxes, scores = boxes[kept], scores[kept]
+        return boxes[_suppress(boxes, scores, OVERLAP)]
 
 
 class TensorflowMtcnn:
@@ -293,16 +292,14 @@ def _crop(photo: NDArray[np.float32], boxes: NDArray[np.float64], size: int) -> 
     return crops
 
 
-def _suppress(
-    boxes: NDArray[np.float64], scores: NDArray[np.float64], threshold: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Keep, best score first, the boxes that overlap (IoU above `threshold`) no better one.
+def _suppress(boxes: NDArray[np.float64], scores: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
+    """Return which boxes overlap (IoU above `threshold`) no better one, best score first.
 
     That is the package's rule, and stricter than the usual one: a box that is itself dropped still drops
     others. What it keeps is part of what the usual rule keeps, so the fast usual one goes first.
     """
     order = np.argsort(scores)[::-1]
-    boxes, scores = boxes[order], scores[order]
+    boxes = boxes[order]
     usual = _usual_suppression(boxes, threshold)
     kept, dropped = np.flatnonzero(usual), np.flatnonzero(~usual)
     disturbed = np.zeros(len(kept), bool)
@@ -311,8 +308,7 @@ def _suppress(
         part = kept[first : first + CANDIDATES_AT_ONCE]
         overlaps = _overlap(boxes[part], boxes[dropped]) > threshold
         disturbed[first : first + len(part)] = (overlaps & (dropped < part[:, None])).any(axis=1)
-    kept = kept[~disturbed]
-    return boxes[kept], scores[kept]
+    return order[kept[~disturbed]]
 
 
 def _usual_suppression(boxes: NDArray[np.float64], threshold: float) -> NDArray[np.bool_]:

@@ -19,6 +19,7 @@ from fer_site.bench.photos import ROOT
 
 RUNS: Final = 30
 WARM_UP: Final = 3
+PAUSE: Final = 0.05  # seconds: OpenMP's and Eigen's threads go on spinning after the work that they did
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,11 @@ class Row:
 
 
 def take_turns(*tasks: Callable[[], object], runs: int = RUNS) -> list[float]:
-    """Median seconds of each task, the tasks in turn, after a warm-up."""
+    """Median seconds of each task, the tasks in turn, after a warm-up and each after a pause."""
     seconds: list[list[float]] = [[] for _ in tasks]
     for turn in range(WARM_UP + runs):
         for task, times in zip(tasks, seconds, strict=True):
+            time.sleep(PAUSE)
             began = time.perf_counter()
             task()
             if turn >= WARM_UP:
