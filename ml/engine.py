@@ -290,12 +290,14 @@ def _train_stage(
     last_save = time.monotonic()
     while step < steps:
         epoch = step // steps_an_epoch
-        order = _order(data, stage, _mix(seed, name, "epoch", epoch))
+        # In equal parts: a last batch of what is left over may be a single face, and batch normalisation
+        # learns nonsense from that.
+        batches = _order(data, stage, _mix(seed, name, "epoch", epoch)).tensor_split(steps_an_epoch)
         model.train()
         began, seen = time.monotonic(), 0
         for at in range(step % steps_an_epoch, steps_an_epoch):
             torch.manual_seed(_mix(seed, name, "step", step))
-            chosen = order[at * stage.batch_size : (at + 1) * stage.batch_size]
+            chosen = batches[at]
             labels = data.labels[chosen]
             faces, masks = augment(
                 data.faces[chosen].to(device), maps[labels].to(device), training.config.augment
