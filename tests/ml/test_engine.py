@@ -218,6 +218,20 @@ def test_a_small_set_beside_a_large_one_is_drawn_as_often_as_asked(
     assert share_of_small_set(set_balance=1.0) == pytest.approx(0.5, abs=0.1)
 
 
+def test_no_batch_is_left_with_a_face_or_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = start(tmp_path, small_config())
+    training.train = drawn_faces(2 * 16 + 1, seed=1)
+    sizes: list[int] = []
+
+    def watch(faces: torch.Tensor, *others: object) -> tuple[torch.Tensor, torch.Tensor]:
+        sizes.append(len(faces))
+        return augment(faces, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("ml.engine.augment", watch)
+    run_fold(training)
+    assert sizes == [11, 11, 11] * (2 + 3)
+
+
 def factors(stage: StageConfig, steps_an_epoch: int) -> list[float]:
     steps = stage.epochs * steps_an_epoch
     return [learning_rate_factor(stage, step, steps, steps_an_epoch) for step in range(steps)]

@@ -274,6 +274,9 @@ def test_the_same_request_finds_its_unfinished_run(request_: RunRequest, run: Tr
     assert services.find_unfinished(replace(request_, config=other)) is None
     assert services.find_unfinished(replace(request_, folds=(1,))) is None
     assert services.find_unfinished(replace(request_, fold_count=4)) is None
+    part = services.create_run(replace(request_, seed=7, folds=(0, 1)))
+    assert services.find_unfinished(replace(request_, seed=7, folds=(0, 1))) == part
+    assert services.find_unfinished(replace(request_, seed=7)) is None, "all folds were asked for"
     run.folds.update(state=State.SUCCEEDED)
     services.settle(run)
     assert services.find_unfinished(request_) is None
