@@ -184,8 +184,8 @@ def _find(request: RunRequest, runs: "QuerySet[TrainingRun]") -> TrainingRun | N
     for run in candidates:
         same_sets = set(run.extra.all()) == set(request.extra)
         same_count = request.protocol != "made" or run.fold_count == request.fold_count
-        numbers = {fold.number for fold in run.folds.all()}
-        same_folds = len(numbers) == run.fold_count if request.folds is None else numbers == set(request.folds)
+        folds = {fold.number for fold in run.folds.all()}
+        same_folds = len(folds) == run.fold_count if request.folds is None else folds == set(request.folds)
         if _same_config(run, request.config) and same_sets and same_count and same_folds:
             return run
     return None
