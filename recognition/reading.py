@@ -20,7 +20,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD: Final = 2  # photos that are read and wait for one before them: memory stays bounded
-WAITING: Final = 2  # threads beyond the cores: most of the time one waits for the interpreter or a network
 
 
 @dataclass(frozen=True)
@@ -84,18 +83,18 @@ def _free(copy: Path, taken: set[Path]) -> Path:
 def read_photos(
     sources: Iterable[Source], predictor: "Predictor", limits: Limits, *, crops: bool
 ) -> Iterator[Reading]:
-    """Read every source, several at a time, and give them in order. With `crops` each picture is a face
+    """Read every source, one a core at a time, and give them in order. With `crops` each picture is a face
     already cut out."""
     return side_by_side(lambda source: _read(source, predictor, limits, crops), sources)
 
 
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
-    """What `work` makes of every item, several at a time, in the items' order."""
+    """What `work` makes of every item, one a core at a time, in the items' order."""
     # Here and not above: numpy, OpenCV and the networks let go of the interpreter while they compute, so
     # threads are enough, and they share one model.
     from ml.runtime import available_cores
 
-    workers = available_cores() + WAITING
+    workers = available_cores()
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
