@@ -21,8 +21,10 @@ class ModelConfig:
     """What rebuilds an FMPN: stored with every checkpoint.
 
     image_size: side of the square input in pixels. mask_channels, mask_blocks: width after the first
-    convolution and number of residual blocks of the mask generator. colour: False feeds the luminance alone
-    to all three parts, so that grey and colour training sets look the same to the model. prior: how the
+    convolution and number of residual blocks of the mask generator. mask_shrink: how many times smaller than
+    the face the picture is that the generator draws on, its mask being enlarged after; a motion mask is
+    smooth, and half the side is a quarter of the work. 1 is the paper's. colour: False feeds the luminance
+    alone to all three parts, so that grey and colour training sets look the same to the model. prior: how the
     classifier is told of the mask. "fused" is the paper's; the others are for the ablation: "masked" shows it
     the face times the mask, without the fusion net; "none" the face alone, the mask being drawn beside it.
     """
@@ -33,6 +35,7 @@ class ModelConfig:
     backbone: Backbone
     colour: bool
     prior: Literal["fused", "masked", "none"] = "fused"
+    mask_shrink: int = 1
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,12 @@ PRESETS: Final[dict[str, TrainConfig]] = {
     # knows faces already; the rates are for that. (`--start imagenet --backbone mobilenet_v2` does without.)
     "compact": TrainConfig(
         model=ModelConfig(
-            image_size=112, mask_channels=8, mask_blocks=2, backbone="mobilenet_v1", colour=False
+            image_size=160,
+            mask_channels=8,
+            mask_blocks=2,
+            mask_shrink=2,
+            backbone="mobilenet_v1",
+            colour=False,
         ),
         mask_stage=StageConfig(
             epochs_full=0,

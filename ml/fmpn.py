@@ -231,7 +231,11 @@ class FMPN(nn.Module):
 
     def draw_mask(self, faces: Tensor) -> Tensor:
         """The mask alone (B, 1, S, S): all that the mask stage trains."""
-        return self.mask_generator(self.grey(faces))  # type: ignore[no-any-return]
+        grey, shrink = self.grey(faces), self.config.mask_shrink
+        if shrink == 1:
+            return self.mask_generator(grey)  # type: ignore[no-any-return]
+        small = self.mask_generator(F.avg_pool2d(grey, shrink))
+        return F.interpolate(small, size=grey.shape[-2:], mode="bilinear", align_corners=False)
 
     def fuse(self, faces: Tensor, mask: Tensor) -> Tensor:
         """The image (B, 3, S, S) in 0..1 that the classifier sees: fused, but for `ModelConfig.prior`."""

@@ -176,6 +176,7 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(
     ("part", "change", "sentence"),
     [
         ("model", {"image_size": 8}, "image size"),
+        ("model", {"mask_shrink": 0}, "shrink the face by 1"),
         ("mask_stage", {"epochs_falling": 0}, "mask stage needs at least one epoch"),
         ("joint_stage", {"batch_size": 0}, "joint stage's batch size"),
         ("joint_stage", {"lr_mask": -1.0}, "lr_mask is -1.0"),
