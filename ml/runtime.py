@@ -37,6 +37,7 @@ GPU_DRIVERS: Final = ("libcuda.so.1", "nvcuda.dll")
 BATCHES_ON_GPU: Final = 64  # of a CPU's batches, how many a GPU takes at once: bounds its memory
 
 _exports = Path.home() / ".cache" / "fmpn-fer" / "exports"
+_first_look = threading.Lock()
 
 
 class Network(Protocol):
@@ -143,7 +144,11 @@ def _on_cpu(path: Path) -> Network:
         "CPU",
         {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": cores, "INFERENCE_PRECISION_HINT": "f32"},
     )
-    idle: deque[openvino.InferRequest] = deque()
+    idle: deque[openvino.InferRequest] = deque([compiled.create_infer_request()])
+    # The first look at a tensor is OpenVINO's moment to find numpy, for the whole process. Of two threads that
+    # take it at once each waits for the other, for ever: so it is taken here, by one at a time.
+    with _first_look:
+        idle[0].get_input_tensor().data  # noqa: B018
 
     def start(batch: Batch) -> openvino.InferRequest:
         try:

@@ -1,5 +1,7 @@
 """Networks as they are run beside eager torch, and what is kept of them."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -92,6 +94,41 @@ def test_threads_share_a_network_and_none_gets_the_answer_of_another() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(200)))
+
+
+FIRST_OF_ALL = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from ml.runtime import open_network, set_exports_folder
+
+set_exports_folder(Path(sys.argv[1]))
+def make():
+    raise AssertionError("the export was there")
+network = open_network("doubled-1", "tests.ml.test_runtime", make, np.zeros((2, 2), np.float32), "cpu")
+sys.setswitchinterval(1e-6)  # a thread is sent away wherever it can be
+going = False
+
+def ask():
+    while not going:
+        pass
+    network(np.ones((1, 2), np.float32))
+
+threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+for thread in threads:
+    thread.start()
+going = True
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_of_all_inputs_may_come_at_once(exports: Path) -> None:
+    """In a fresh process: OpenVINO's first look at an array deadlocks where two threads take it together."""
+    open_network("doubled-1", "tests.ml.test_runtime", Doubled, np.zeros((2, 2), np.float32), "cpu")
+    command = [sys.executable, "-c", FIRST_OF_ALL, str(exports)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 def test_devices_that_are_not_to_be_had_are_named() -> None:
