@@ -145,7 +145,7 @@ def _on_cpu(path: Path) -> Network:
         {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": cores, "INFERENCE_PRECISION_HINT": "f32"},
     )
     idle: deque[openvino.InferRequest] = deque([compiled.create_infer_request()])
-    # The first look at a tensor is OpenVINO's moment to find numpy, for the whole process. Of two threads that
+    # The first look at a tensor is when OpenVINO finds numpy, for the whole process. Of two threads that
     # take it at once each waits for the other, for ever: so it is taken here, by one at a time.
     with _first_look:
         idle[0].get_input_tensor().data  # noqa: B018
