@@ -343,6 +343,10 @@ def _origins(documents: Documents) -> Section:
     if rows:
         heads = ["Result", "git revision", "machine", "seeds", "trained for", "measured"]
         section.append(_table(heads, rows))
+        section.append(
+            "`bundled` in a recipe is the model of the revision that was run: "
+            "`git show REVISION:ml/weights/compact.md` is its card."
+        )
     recipes = [(f"`reproduce {r.name}`", r.title, f"{r.hours:g}") for r in list_recipes()]
     section.append(_table(["Command", "What", "hours on two cores"], recipes))
     return section
