@@ -234,8 +234,11 @@ class FMPN(nn.Module):
         grey, shrink = self.grey(faces), self.config.mask_shrink
         if shrink == 1:
             return self.mask_generator(grey)  # type: ignore[no-any-return]
-        small = self.mask_generator(F.avg_pool2d(grey, shrink))
-        return F.interpolate(small, size=grey.shape[-2:], mode="bilinear", align_corners=False)
+        # At half an even side that is the mean of every four pixels. (With avg_pool2d in its place OpenVINO
+        # 2026.4 gives other logits than torch, from the same mask.)
+        side = grey.shape[-1]
+        small = F.interpolate(grey, size=(side // shrink, side // shrink), mode="bilinear")
+        return F.interpolate(self.mask_generator(small), size=(side, side), mode="bilinear")
 
     def fuse(self, faces: Tensor, mask: Tensor) -> Tensor:
         """The image (B, 3, S, S) in 0..1 that the classifier sees: fused, but for `ModelConfig.prior`."""

@@ -79,7 +79,7 @@ SETTINGS: Final[dict[str, Fields]] = {
         "image_size": _whole("Image size", 32, 512, "Pixels a side."),
         "mask_channels": _whole("Mask generator, channels", 1, 256),
         "mask_blocks": _whole("Mask generator, blocks", 0, 32),
-        "mask_shrink": _whole("Mask generator, smaller by", 1, 8, "1: as large as the face."),
+        "mask_shrink": _whole("Mask generator, smaller by", 1, 2, "1: as large as the face."),
         "colour": _choice("Colour", [("True", "in colour"), ("False", "luminance alone")], "True".__eq__),
         "prior": _choice(
             "Motion prior",

@@ -205,8 +205,8 @@ def check_config(config: TrainConfig) -> None:
         raise LaunchError("The image size must be from 32 to 1024 pixels a side.")
     if model.mask_channels < 1 or model.mask_blocks < 0:
         raise LaunchError("The mask generator needs at least one channel, and no fewer blocks than none.")
-    if not 1 <= model.mask_shrink <= 8:
-        raise LaunchError("The mask generator can shrink the face by 1 (not at all) to 8.")
+    if model.mask_shrink not in (1, 2):
+        raise LaunchError("The mask generator can shrink the face by 1 (not at all) or by 2.")
     for word, stage in (("mask", config.mask_stage), ("joint", config.joint_stage)):
         _check_stage(word, stage)
     augment = config.augment
