@@ -412,7 +412,10 @@ class Desk:
 
     def close(self) -> None:
         for sink in self.sinks:
-            sink.close()
+            try:
+                sink.close()
+            except OSError:  # of a full disk: how the fold ended is in its row already
+                logger.warning("%s: the last of its curves could not be written.", self.fold, exc_info=True)
 
     def _is_time(self) -> bool:
         now = time.monotonic()
