@@ -22,6 +22,7 @@ from training import services
 from training.models import Checkpoint, Dataset, Fold, State, TrainingRun
 from training.runner import explain, run_claimed
 from training.services import RunRequest
+from training.sinks import TensorBoard
 
 pytestmark = pytest.mark.django_db
 
@@ -271,6 +272,18 @@ def test_tensorboard_can_read_the_curves(request_: RunRequest) -> None:
         assert losses == pytest.approx([row.loss for row in rows], rel=1e-6)
         assert found[f"{stage}/masks"] == [(row.epoch, None) for row in rows]
     assert [step for step, _ in found["joint/accuracy"]] == [1, 2]
+
+
+def test_curves_that_cannot_be_closed_cost_nothing(
+    request_: RunRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def close(sink: TensorBoard) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TensorBoard, "close", close)
+    fold = train(services.create_run(request_))
+    assert (fold.state, fold.error) == (State.SUCCEEDED, "")
+    assert "the last of its curves could not be written" in caplog.text
 
 
 def test_writing_for_tensorboard_imports_no_tensorflow() -> None:
