@@ -25,8 +25,9 @@ class ModelConfig:
     smaller than the face the picture is that the generator draws on, its mask being enlarged after; a motion
     mask is smooth, and half the side is a quarter of the work. 1 is the paper's. colour: False feeds the
     luminance alone to all three parts, so that grey and colour training sets look the same to the model.
-    prior: how the classifier is told of the mask. "fused" is the paper's; the others are for the ablation: "masked" shows it
-    the face times the mask, without the fusion net; "none" the face alone, the mask being drawn beside it.
+    prior: how the classifier is told of the mask. "fused" is the paper's; the others are for the ablation:
+    "masked" shows it the face times the mask, without the fusion net; "none" the face alone, the mask being
+    drawn beside it.
     """
 
     image_size: int
