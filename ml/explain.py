@@ -19,6 +19,7 @@ from ml.config import Backbone
 from ml.expressions import EXPRESSIONS, expression_index
 from ml.fmpn import FMPN
 from ml.predictor import prepare_crops
+from ml.transforms import to_input
 
 # Where each classifier ends to know places: what comes after averages over them.
 LAST_FEATURES: Final[dict[Backbone, str]] = {
@@ -63,7 +64,7 @@ def explain(
     """
     chosen = None if expression is None else expression_index(expression)
     taken = prepare_crops([face], model.config)
-    faces = (torch.from_numpy(taken).float() / 255).expand(-1, 3, -1, -1)
+    faces = to_input(torch.from_numpy(taken))
     with torch.no_grad():
         mask = model.draw_mask(faces)
         fused = model.fuse(faces, mask)

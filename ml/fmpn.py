@@ -207,8 +207,8 @@ def build_classifier(backbone: Backbone, classes: int, pretrained: bool) -> nn.M
 class FMPN(nn.Module):
     """Mask generator, fusion net and classifier as one module.
 
-    `forward(faces)`: faces (B, 3, S, S) float RGB in 0..1 → logits (B, K) and mask (B, 1, S, S) in 0..1,
-    K = 8 in the order of `ml.expressions.EXPRESSIONS`.
+    `forward(faces)`: faces (B, 3, S, S) float RGB in 0..1, or (B, 1, S, S) where the model reads luminance
+    alone → logits (B, K) and mask (B, 1, S, S) in 0..1, K = 8 in the order of `ml.expressions.EXPRESSIONS`.
     """
 
     luminance: Tensor
@@ -226,7 +226,9 @@ class FMPN(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     def grey(self, faces: Tensor) -> Tensor:
-        """(B, 3, S, S) RGB → (B, 1, S, S) luminance."""
+        """RGB (B, 3, S, S), or what is grey already → luminance (B, 1, S, S)."""
+        if faces.shape[1] == 1:
+            return faces
         return (faces * self.luminance).sum(dim=1, keepdim=True)
 
     def draw_mask(self, faces: Tensor) -> Tensor:
@@ -270,5 +272,5 @@ class Served(nn.Module):
         self.temperature = temperature
 
     def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        logits, mask = self.model((faces.float() / 255).expand(-1, 3, -1, -1))
+        logits, mask = self.model(faces.float() / 255)
         return (logits / self.temperature).softmax(dim=1), mask[:, 0]

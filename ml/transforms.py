@@ -8,22 +8,22 @@ from ml.config import AugmentConfig
 
 
 def to_input(faces: Tensor) -> Tensor:
-    """uint8 (B, 1 or 3, S, S) → float32 (B, 3, S, S) in 0..1: all that evaluation and service do."""
-    return faces.float().div_(255).expand(-1, 3, -1, -1)
+    """uint8 (B, 1 or 3, S, S) → float32 in 0..1, the same shape: all that evaluation and service do."""
+    return faces.float() / 255
 
 
 def augment(faces: Tensor, masks: Tensor, config: AugmentConfig) -> tuple[Tensor, Tensor]:
     """Change a batch at random, each face for itself and its motion mask with it.
 
     faces: uint8 (B, 1 or 3, S, S); masks: float32 (B, 1, S, S) in 0..1. Returns the input of the model,
-    float32 (B, 3, S, S) in 0..1, and the moved masks. Draws from torch's global generator.
+    float32 in 0..1 of the faces' shape, and the moved masks. Draws from torch's global generator.
     """
     images = faces.float().div_(255)
     moved = _move(torch.cat([images, masks], dim=1), config)
     images, masks = moved[:, :-1], moved[:, -1:]
     images = _blur(images, config.resolution)
     images = _erase(_relight(images, config), config.erase)
-    return images.expand(-1, 3, -1, -1), masks
+    return images, masks
 
 
 def _uniform(batch: int, reach: float, device: torch.device) -> Tensor:
