@@ -47,8 +47,8 @@ def read_tensorflow_js(path: Path) -> Arrays:
 def load_face_weights(model: FMPN, arrays: Arrays, faces: Tensor) -> None:
     """Put HSE_FaceRec's weights into `model.classifier`, all but its last layer.
 
-    faces: float32 (B, 1 or 3, S, S) in 0..1, some hundred faces as the model will see them. The file holds every
-    batch normalisation as a scale and a shift with its statistics folded in; they are measured anew on
+    faces: float32 (B, 1 or 3, S, S) in 0..1, some hundred faces as the model will see them. The file holds
+    every batch normalisation as a scale and a shift with its statistics folded in; they are measured anew on
     `faces`, so that the network computes the same and can be trained on. Raises PretrainedError.
     """
     classifier = model.classifier

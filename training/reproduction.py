@@ -81,7 +81,8 @@ class Start:
 
 @dataclass(frozen=True)
 class Average:
-    """The mean of two steps' weights, called "averaged", with a `share` of the second, 0..1."""
+    """The mean of two checkpoints' weights, called "averaged", with a `share` of the second, 0..1: each a
+    step's, or the start."""
 
     first: str
     second: str
@@ -186,8 +187,9 @@ def _check(recipe: Recipe) -> None:
             raise LaunchError(f"there is no protocol {user.protocol!r}")
         if not isinstance(user, Step) and user.split not in get_args(Split):
             raise LaunchError(f"there is no split {user.split!r}")
-    if recipe.average and not {recipe.average.first, recipe.average.second} <= set(steps):
-        raise LaunchError("it averages what it does not train")
+    given = [recipe.start.name] if recipe.start else []
+    if recipe.average and not {recipe.average.first, recipe.average.second} <= {*steps, *given}:
+        raise LaunchError("it averages what it neither trains nor starts from")
     known = {*steps, "bundled", *([AVERAGED] if recipe.average else [])}
     known |= {CALIBRATED} if recipe.calibrate else set()
     for measure in recipe.measure:
@@ -195,7 +197,7 @@ def _check(recipe: Recipe) -> None:
             raise LaunchError(f"there is no checkpoint {measure.checkpoint!r} in it")
     for number, step in enumerate(recipe.train):
         start = step.options.get("start")
-        earlier = [*steps[:number], *([recipe.start.name] if recipe.start else [])]
+        earlier = [*steps[:number], *given]
         _config(step, "random" if start in earlier else start)
 
 

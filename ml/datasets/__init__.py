@@ -13,7 +13,7 @@ from ml.datasets.images import load_faces
 from ml.datasets.mmi import read_mmi
 from ml.datasets.rafdb import read_rafdb
 from ml.datasets.samples import ALL, SPLITS, DatasetError, EmptySplitError, Sample
-from ml.datasets.subjects import read_ckplus48, read_jaffe, read_tcce, read_yale
+from ml.datasets.subjects import read_ckplus48, read_jaffe, read_kdef, read_tcce, read_yale
 
 __all__ = [
     "KINDS",
@@ -33,6 +33,7 @@ KINDS: Final[dict[str, Reader]] = {
     "jaffe": read_jaffe,
     "yale": read_yale,
     "tcce": read_tcce,
+    "kdef": read_kdef,
     "mmi": read_mmi,
     "affectnet": read_affectnet,
     "ferplus": read_ferplus,

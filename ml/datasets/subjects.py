@@ -1,10 +1,10 @@
-"""Small sets whose file names tell who is on each picture: JAFFE, Yale, TCCE and the old project's CK+.
+"""Small sets whose file names tell who is on each picture: JAFFE, Yale, TCCE, KDEF and the old project's CK+.
 
 None has an official split, so all are divided by person, 80/10/10 (`divide_by_person`).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +41,17 @@ TCCE_WORDS: Final = {
     "g": "surprise",
 }
 
+KDEF_NAME: Final = re.compile(r"[AB](?P<subject>[FM]\d\d)(?P<word>[A-Z]{2})S\.JPG")
+KDEF_WORDS: Final = {
+    "AF": "fear",
+    "AN": "anger",
+    "DI": "disgust",
+    "HA": "happiness",
+    "NE": "neutral",
+    "SA": "sadness",
+    "SU": "surprise",
+}
+
 CKPLUS_OLD_NAME: Final = re.compile(r"(?P<sequence>(?P<subject>S\d+)_\d+)_\d+\.png")
 
 
@@ -72,6 +83,13 @@ def read_tcce(root: Path, split: str) -> list[Sample]:
     return _read_named(root, "faces_256x256", TCCE_NAME, TCCE_WORDS, split)
 
 
+def read_kdef(root: Path, split: str) -> list[Sample]:
+    """Read the front views of the Karolinska Directed Emotional Faces (Lundqvist, Flykt and Öhman, 1998):
+    AF01ANS.JPG (first session, woman 01, anger) in root or any folder in it; divided by person.
+    """
+    return _read_matching(root.rglob("*.JPG"), KDEF_NAME, KDEF_WORDS, split)
+
+
 def read_ckplus48(root: Path, split: str) -> list[Sample]:
     """Read the old project's CKPlus folder: imgs/S005_001_00000011.png and emotion_labels.pkl.
 
@@ -84,11 +102,17 @@ def read_ckplus48(root: Path, split: str) -> list[Sample]:
 def _read_named(
     root: Path, inner: str, pattern: re.Pattern[str], words: Mapping[str, str], split: str
 ) -> list[Sample]:
-    """Read the photos whose names match `pattern` and whose word is known, in root or root/inner."""
+    """Read the photos in root or root/inner whose names match `pattern` and whose word is known."""
     folder = root / inner if (root / inner).is_dir() else root
+    return _read_matching(folder.iterdir(), pattern, words, split)
+
+
+def _read_matching(
+    paths: Iterable[Path], pattern: re.Pattern[str], words: Mapping[str, str], split: str
+) -> list[Sample]:
     samples = [
         labelled(path, words[match["word"]], match["subject"], photo=True)
-        for path in sorted(folder.iterdir())
+        for path in sorted(paths, key=lambda path: path.name)
         if is_visible(path) and (match := pattern.fullmatch(path.name)) and match["word"] in words
     ]
     return divide_by_person(samples, split)

@@ -54,7 +54,7 @@ def test_an_empty_folder_is_refused(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"'mnist': known are ckplus, ckplus48, jaffe, yale, tcce, mmi"):
+    with pytest.raises(DatasetError, match=r"'mnist': known are ckplus, ckplus48, jaffe, yale, tcce, kdef,"):
         load_samples("mnist", tmp_path, "train")
 
 
@@ -324,6 +324,28 @@ def test_tcce_is_read_by_the_letter_in_its_names(tmp_path: Path) -> None:
         "3031g01.jpg": "surprise",
     }
     assert {sample.subject for sample in found} == {"01", "07", "30"}
+    assert all(sample.photo for sample in found)
+
+
+def test_kdef_is_read_from_any_folder_by_the_codes_in_its_names(tmp_path: Path) -> None:
+    # As handed out, a folder a person; side views, other names and hidden files are passed over.
+    for name in ("AF01ANS", "AF01AFS", "BF01DIS", "AM35HAS", "AM35NES", "BM07SAS", "BM07SUS"):
+        folder = tmp_path / "KDEF" / name[:4]
+        folder.mkdir(parents=True, exist_ok=True)
+        save_picture(folder / f"{name}.JPG", format="JPEG")
+    for name in ("AF01ANHL", "AF01ANFR", "AF01XXS", "S005_001_00000011", "._AF01HAS"):
+        save_picture(tmp_path / "KDEF" / "AF01" / f"{name}.JPG", format="JPEG")
+    found = load_samples("kdef", tmp_path, "all")
+    assert shown(found) == {
+        "AF01ANS.JPG": "anger",
+        "AF01AFS.JPG": "fear",
+        "BF01DIS.JPG": "disgust",
+        "AM35HAS.JPG": "happiness",
+        "AM35NES.JPG": "neutral",
+        "BM07SAS.JPG": "sadness",
+        "BM07SUS.JPG": "surprise",
+    }
+    assert {sample.subject for sample in found} == {"F01", "M35", "M07"}
     assert all(sample.photo for sample in found)
 
 
