@@ -4,6 +4,7 @@ import json
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from django.core.management import CommandError, call_command
@@ -13,6 +14,7 @@ from ml.checkpoint import load_checkpoint
 from training import reproduction
 from training.models import Fold, State, TrainingRun
 from training.reproduction import RecipeError, list_recipes, read_recipe
+from training.results import results_folder
 
 TINY = """title = "Drawn faces"
 shows = "That a recipe runs."
@@ -167,7 +169,7 @@ def test_a_set_that_is_not_there_is_asked_for_by_name(tiny_recipe: Path, tmp_pat
 
 
 @pytest.mark.django_db
-def test_a_checkpoint_to_begin_with_is_asked_for_and_trained_from(
+def test_a_checkpoint_to_begin_with_is_asked_for_trained_from_and_averaged_with(
     tiny_recipe: Path, faces: Path, tmp_path: Path
 ) -> None:
     seed_once = TINY.replace("seeds = [0, 1]", "seeds = [0]")
@@ -175,8 +177,21 @@ def test_a_checkpoint_to_begin_with_is_asked_for_and_trained_from(
     reproduce("tiny")
     given = next(TrainingRun.objects.filter(name__contains="first")[0].folder.rglob("fmpn.safetensors"))
     text = seed_once.replace("[[train]]", begun, 1).replace('start = "random"', 'start = "given"')
+    average = '[average]\nfirst = "given"\nsecond = "first"\nshare = 0.25\n\n[[measure]]'
+    text = text.replace("[[measure]]", average).replace('checkpoint = "folds"', 'checkpoint = "averaged"')
     (tiny_recipe.parent / "begun.toml").write_text(text)
     with pytest.raises(CommandError, match=r"needs one made by hand\. .* --data given=FILE"):
         reproduce("begun")
     reproduce("begun", "--data", f"given={given}")
-    assert TrainingRun.objects.get(name__startswith="begun, first").config["start"] == str(given)
+    trained = TrainingRun.objects.get(name__startswith="begun, first")
+    assert trained.config["start"] == str(given)
+    first, second, mean = (
+        load_checkpoint(path).weights["fusion.body.1.weight"]
+        for path in (
+            given,
+            next(trained.folder.rglob("fmpn.safetensors")),
+            results_folder() / "begun-0-averaged.safetensors",
+        )
+    )
+    assert not np.array_equal(first, second)
+    np.testing.assert_allclose(mean, 0.75 * first + 0.25 * second, atol=1e-6)
