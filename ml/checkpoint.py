@@ -80,6 +80,13 @@ class Checkpoint:
         return model.eval()
 
 
+def start_file(config: TrainConfig) -> Path | None:
+    """The checkpoint that `config.start` names; None where the weights come from ImageNet or are random."""
+    if config.start in ("imagenet", "random"):
+        return None
+    return BUNDLED if config.start == "bundled" else Path(config.start)
+
+
 def build_model(config: TrainConfig, seed: int) -> "FMPN":
     """A model as `config.start` wants it at the start of a run; `seed` draws what is random.
 
@@ -92,8 +99,7 @@ def build_model(config: TrainConfig, seed: int) -> "FMPN":
 
     torch.manual_seed(seed)
     model = FMPN(config.model, pretrained=config.start == "imagenet")
-    if config.start not in ("imagenet", "random"):
-        path = BUNDLED if config.start == "bundled" else Path(config.start)
+    if path := start_file(config):
         try:
             model.load_state_dict(to_tensors(load_checkpoint(path).weights), strict=True)
         except RuntimeError as error:

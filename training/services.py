@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from functools import partial
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
@@ -30,6 +31,7 @@ from django.utils.text import slugify
 from kombu import Connection  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
 
+from ml.checkpoint import start_file
 from ml.config import StageConfig, TrainConfig
 from ml.datasets import KINDS, DatasetError, load_samples
 from ml.runtime import available_cores
@@ -164,12 +166,13 @@ def create_run(request: RunRequest) -> TrainingRun:
 
 
 def find_unfinished(request: RunRequest) -> TrainingRun | None:
-    """The latest run of exactly this request that has not succeeded: what the same command goes on with."""
+    """The latest run of exactly this request, and from the same first weights, that has not succeeded: what
+    the same command goes on with."""
     return _find(request, TrainingRun.objects.exclude(state=State.SUCCEEDED))
 
 
 def find_finished(request: RunRequest) -> TrainingRun | None:
-    """The latest run of exactly this request that has succeeded."""
+    """The latest run of exactly this request, and from the same first weights, that has succeeded."""
     return _find(request, TrainingRun.objects.filter(state=State.SUCCEEDED))
 
 
@@ -180,6 +183,7 @@ def _find(request: RunRequest, runs: "QuerySet[TrainingRun]") -> TrainingRun | N
         stages=request.stages,
         protocol=request.protocol,
         seed=request.seed,
+        start_sha256=_start_sha256(request.config),
     )
     for run in candidates:
         same_sets = set(run.extra.all()) == set(request.extra)
@@ -196,6 +200,12 @@ def _same_config(run: TrainingRun, config: TrainConfig) -> bool:
         return TrainConfig.from_dict(run.config) == config
     except (KeyError, TypeError):  # of another version
         return False
+
+
+def _start_sha256(config: TrainConfig) -> str:
+    """Of the checkpoint that a run of `config` starts from; empty where that is none, or missing."""
+    path = start_file(config)
+    return sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
 
 
 def check_config(config: TrainConfig) -> None:
@@ -220,7 +230,7 @@ def check_config(config: TrainConfig) -> None:
             raise LaunchError(f"Augmentation's {name} is a share: from 0 to below 1.")
     if not 0 <= augment.rotation <= 180:
         raise LaunchError("Augmentation's rotation is from 0 to 180 degrees.")
-    if config.start not in ("imagenet", "random", "bundled") and not Path(config.start).is_file():
+    if (path := start_file(config)) and not path.is_file():
         raise LaunchError(f"There is no checkpoint at {config.start} to start from.")
 
 
@@ -255,6 +265,7 @@ def _create_run(request: RunRequest) -> tuple[TrainingRun, bool]:
         seed=request.seed,
         device=request.device,
         git_revision=git_revision() or "",
+        start_sha256=_start_sha256(request.config),
         visdom=request.visdom,
         launched_by=request.launched_by,
         launch_key=request.launch_key,

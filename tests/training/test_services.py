@@ -283,6 +283,25 @@ def test_the_same_request_finds_its_unfinished_run(request_: RunRequest, run: Tr
     assert services.find_unfinished(request_) is None
 
 
+def test_a_run_from_other_first_weights_is_another_though_they_lie_at_the_same_place(
+    request_: RunRequest, tmp_path: Path
+) -> None:
+    # As the bundled model is after an update: its folds and those of the model before are no one table.
+    weights = tmp_path / "start.safetensors"
+    weights.write_bytes(b"the first")
+    begun = replace(request_, config=replace(request_.config, start=str(weights)))
+    run = services.create_run(begun)
+    assert services.find_unfinished(begun) == run
+    weights.write_bytes(b"the second")
+    assert services.find_unfinished(begun) is None
+    weights.write_bytes(b"the first")
+    run.folds.update(state=State.SUCCEEDED)
+    services.settle(run)
+    assert services.find_finished(begun) == run
+    weights.write_bytes(b"the second")
+    assert services.find_finished(begun) is None
+
+
 # States -----------------------------------------------------------------------------------------------------
 
 
