@@ -732,7 +732,8 @@ def test_the_video_plays_with_its_boxes_and_the_timeline_jumps_in_it(
     wait_for(video, 0.6)
     expect(timeline).to_have_attribute("aria-valuetext", re.compile(r"^0:01: happiness "))
     page.locator("#person-2 summary").click()
-    page.get_by_role("button", name="From 0:01 to 0:02: jump there").click()
+    # Whatever is read from that face: how long its first stretch is depends on the model.
+    page.get_by_role("button", name=re.compile(r"^From 0:01 to 0:0[12]: jump there$")).click()
     wait_for(video, 1)
     expect(boxes).to_have_count(2)
 
