@@ -6,6 +6,7 @@ from typing import Final
 
 from ml.datasets.affectnet import read_affectnet
 from ml.datasets.cache import load_cached_faces
+from ml.datasets.cfee import read_cfee
 from ml.datasets.ckplus import read_ckplus
 from ml.datasets.ferplus import read_ferplus
 from ml.datasets.folders import read_folders
@@ -34,6 +35,7 @@ KINDS: Final[dict[str, Reader]] = {
     "yale": read_yale,
     "tcce": read_tcce,
     "kdef": read_kdef,
+    "cfee": read_cfee,
     "mmi": read_mmi,
     "affectnet": read_affectnet,
     "ferplus": read_ferplus,
