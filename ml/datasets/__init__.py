@@ -8,6 +8,7 @@ from ml.datasets.affectnet import read_affectnet
 from ml.datasets.cache import load_cached_faces
 from ml.datasets.cfee import read_cfee
 from ml.datasets.ckplus import read_ckplus
+from ml.datasets.expw import read_expw
 from ml.datasets.ferplus import read_ferplus
 from ml.datasets.folders import read_folders
 from ml.datasets.images import load_faces
@@ -40,6 +41,7 @@ KINDS: Final[dict[str, Reader]] = {
     "affectnet": read_affectnet,
     "ferplus": read_ferplus,
     "rafdb": read_rafdb,
+    "expw": read_expw,
     "folders": read_folders,
 }
 

@@ -25,7 +25,7 @@ def load_cached_faces(
 ) -> NDArray[np.uint8]:
     """As `load_faces`, but what `folder` holds is read from there, and what it lacks is added.
 
-    A picture is known by its path, its size in bytes and when it was changed.
+    A picture is known by its path, its size in bytes and when it was changed, a face in it by its box too.
     """
     from ml.alignment import TEMPLATE  # not above: the names of a set are read without OpenCV
 
@@ -48,7 +48,7 @@ def load_cached_faces(
 
 def _key(sample: Sample) -> str:
     stat = sample.path.stat()
-    facts = (str(sample.path), stat.st_size, stat.st_mtime_ns, sample.photo)
+    facts = (str(sample.path), stat.st_size, stat.st_mtime_ns, sample.photo, *(sample.box or ()))
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
 

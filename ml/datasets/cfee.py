@@ -39,7 +39,7 @@ def read_cfee(root: Path, split: str) -> list[Sample]:
         return [sample for part in SPLITS for sample in read_cfee(root, part)]
     folder = next((root / place for place in PLACES if (root / place / "label.csv").is_file()), None)
     if folder is None:
-        raise DatasetError(f"CFEE needs label.csv beside the folder images: {root} has none.")
+        raise DatasetError(f"CFEE needs label.csv beside the folder images: both are missing in {root}.")
     samples = divide_by_person(_read_table(folder), split)
     return [sample for sample in samples if split == "train" or max(sample.target) == 1]
 

@@ -15,6 +15,7 @@ from ml.datasets.samples import DatasetError, Sample
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # MPO opens as JPEG
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+ROOM: Final = 0.3  # around a box that is given, as a share of its sides
 THREADS: Final = min(4, os.cpu_count() or 1)
 
 Progress = Callable[[int, int], None]
@@ -33,7 +34,8 @@ def load_faces(
     called in the caller's thread. Raises DatasetError that names the first file which cannot be read.
 
     Of a whole photo (`Sample.photo`) the face is found by MTCNN and brought to our framing
-    (`alignment.frame_photo`), which takes about 50 ms; other pictures are taken as they are framed.
+    (`alignment.frame_photo`), which takes about 50 ms; of several faces in it the one in the sample's box.
+    Other pictures are taken as they are framed.
     """
     faces = np.empty((len(samples), size, size, 3 if colour else 1), np.uint8)
     frame = _framer() if any(sample.photo for sample in samples) else None
@@ -41,7 +43,8 @@ def load_faces(
     def fill(position: int) -> None:
         sample = samples[position]
         if frame and sample.photo:
-            picture = frame(decode(sample.path, colour=True), size)
+            photo = decode(sample.path, colour=True)
+            picture = frame(photo.crop(_with_room(sample.box)) if sample.box else photo, size)
             picture = picture if colour else picture.convert("L")
         else:
             picture = decode(sample.path, colour)
@@ -53,6 +56,13 @@ def load_faces(
             if on_progress:
                 on_progress(done, len(samples))
     return faces
+
+
+def _with_room(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """The box and what is around it, for the detector; what lies outside the photo will be black."""
+    left, top, right, bottom = box
+    beside, above = round(ROOM * (right - left)), round(ROOM * (bottom - top))
+    return left - beside, top - above, right + beside, bottom + above
 
 
 def _framer() -> Callable[[Image.Image, int], Image.Image]:

@@ -27,6 +27,7 @@ class Sample:
     expression: index in EXPRESSIONS. target: eight soft targets in that order, each 0..1, sum 1.
     subject: who is on the picture, as the set names people; None where it does not tell.
     photo: the picture shows more than a face, which has yet to be found in it and cut out.
+    box: left, top, right, bottom in pixels of the photo: about where the face is, among others.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Sample:
     target: tuple[float, ...]
     subject: str | None = None
     photo: bool = False
+    box: tuple[int, int, int, int] | None = None
 
 
 def certain(expression: int) -> tuple[float, ...]:

@@ -349,6 +349,64 @@ def test_kdef_is_read_from_any_folder_by_the_codes_in_its_names(tmp_path: Path) 
     assert all(sample.photo for sample in found)
 
 
+def made_cfee(folder: Path, rows: list[tuple[int, str, str]]) -> Path:
+    folder.mkdir(parents=True)
+    lines = [f'"{n}",{n},{person},"1","{word}","simple"' for n, person, word in rows]
+    (folder / "label.csv").write_text(
+        "\n".join(['"","Index","identity","emotion_idx","emotion_cat","type"', *lines])
+    )
+    for number, _, _ in rows:
+        save_picture(folder / "images" / f"{number:04}.jpg")
+    return folder
+
+
+def test_cfee_is_read_from_its_table_and_what_is_compound_is_half_of_either(tmp_path: Path) -> None:
+    words = ("Neutral", "Fearful", "Happily surprised", "Hatred", "Appalled", "Awed")
+    made_cfee(tmp_path / "data" / "train_set", [(n, "114", word) for n, word in enumerate(words, 1)])
+    found = load_samples("cfee", tmp_path, "train")
+    assert {sample.path.name: target_of(sample) for sample in found} == {
+        "0001.jpg": {"neutral": 1.0},
+        "0002.jpg": {"fear": 1.0},
+        "0003.jpg": {"happiness": 0.5, "surprise": 0.5},
+        "0004.jpg": {"anger": 0.5, "disgust": 0.5},
+        "0005.jpg": {"anger": 0.5, "disgust": 0.5},
+        "0006.jpg": {"fear": 0.5, "surprise": 0.5},
+    }
+    stressed = [EXPRESSIONS[sample.expression] for sample in found[2:]]
+    assert stressed == ["surprise", "anger", "disgust", "surprise"]
+    assert {sample.subject for sample in found} == {"114"}
+    assert all(sample.photo for sample in found)
+
+
+def test_what_is_compound_in_cfee_is_no_test(tmp_path: Path) -> None:
+    rows = [
+        (2 * n + k, str(100 + n), word) for n in range(20) for k, word in ((1, "Sad"), (2, "Sadly angry"))
+    ]
+    folder = made_cfee(tmp_path / "CFEE", rows)
+    found = {split: load_samples("cfee", folder, split) for split in (*SPLITS, "all")}
+    assert [len(found[split]) for split in (*SPLITS, "all")] == [32, 2, 2, 36]
+    assert all(max(sample.target) == 1 for split in ("valid", "test") for sample in found[split])
+    people = [{sample.subject for sample in found[split]} for split in SPLITS]
+    assert sum(map(len, people)) == len(set.union(*people))
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ('"1",1,114,"1","Bored","simple"', r"Line 2 of .* gives no expression .* known: 'bored'"),
+        ('"1",one,114,"1","Sad","simple"', r"Line 2 of .* no picture \(Index\)"),
+        ('"1",1,,"1","Sad","simple"', r"no person \(identity\)"),
+        ('"1",7,114,"1","Sad","simple"', r"names 1 photos, but 1 are missing, first .*0007\.jpg"),
+    ],
+)
+def test_a_broken_table_of_cfee_is_refused(broken: str, reason: str, tmp_path: Path) -> None:
+    folder = made_cfee(tmp_path / "CFEE", [(1, "114", "Sad")])
+    table = folder / "label.csv"
+    table.write_text(f"{table.read_text().splitlines()[0]}\n{broken}\n")
+    with pytest.raises(DatasetError, match=reason):
+        load_samples("cfee", folder, "train")
+
+
 def test_nobody_stands_in_two_splits(tmp_path: Path) -> None:
     for person in range(20):
         for word in ("happy", "sad"):
@@ -529,6 +587,56 @@ def test_ckplus_names_the_folder_that_is_missing(tmp_path: Path) -> None:
     (tmp_path / "cohn-kanade-images").mkdir()
     with pytest.raises(DatasetError, match=r"Emotion, which is missing"):
         load_samples("ckplus", tmp_path, "all")
+
+
+# --- ExpW
+
+
+def made_expw(root: Path, *lines: str) -> Path:
+    (root / "label").mkdir(parents=True)
+    (root / "label" / "label.lst").write_text("".join(f"{line}\n" for line in lines))
+    for line in lines:
+        save_picture(root / "image" / "origin" / line.split()[0])
+    return root
+
+
+def test_expw_tells_faces_of_one_photo_apart_by_their_boxes(tmp_path: Path) -> None:
+    root = made_expw(tmp_path, "awe_35.jpg 0 28 113 226 141 22.9362 5", "awe_35.jpg 1 53 51 372 373 13.9 2")
+    first, second = load_samples("expw", root, "all")
+    assert [EXPRESSIONS[sample.expression] for sample in (first, second)] == ["surprise", "fear"]
+    assert first.path == second.path
+    assert first.box == (113, 28, 226, 141)  # left, top, right, bottom
+    assert second.box == (51, 53, 372, 373)
+    assert first.photo
+
+
+def test_expw_keeps_the_faces_of_one_photo_in_one_split(tmp_path: Path) -> None:
+    lines = [f"p{n}.jpg {face} 0 0 40 40 50.0 {n % 7}" for n in range(30) for face in (0, 1)]
+    root = made_expw(tmp_path, *lines)
+    pictures = [set(names(load_samples("expw", root, split))) for split in SPLITS]
+    assert [len(part) for part in pictures] == [24, 3, 3]
+    assert len(set.union(*pictures)) == 30
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("face.jpg 0 28 113 226 141 22.9 7", r"Line 1 of .*label\.lst is not a picture, .*22\.9 7'"),
+        ("face.jpg 0 28 113 226 141 22.9", r"Line 1 of .* is not a picture"),
+        ("face.jpg 0 -8 113 226 141 22.9 1", r"Line 1 of .* is not a picture"),
+        ("face.jpg 0 28 113 113 141 22.9 1", r"Line 1 of .* has a box without a size"),
+    ],
+)
+def test_expw_refuses_a_line_that_tells_no_face(line: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=reason):
+        load_samples("expw", made_expw(tmp_path, line), "all")
+
+
+def test_expw_names_the_picture_that_is_missing(tmp_path: Path) -> None:
+    root = made_expw(tmp_path, "face.jpg 0 28 113 226 141 22.9 1")
+    (root / "image" / "origin" / "face.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"Line 1 of .* names the picture 'face\.jpg', which is missing"):
+        load_samples("expw", root, "all")
 
 
 # --- MMI
@@ -773,6 +881,21 @@ def test_the_face_is_cut_out_of_a_whole_photo(tmp_path: Path, photos: Path) -> N
     assert np.abs(far - near).mean() < 10  # the same face, wherever it was in the picture
     assert np.abs(far - decode_one(tmp_path / "photo.png", 32)).mean() > 30
     assert load_faces(samples, 32, colour=False).shape == (2, 32, 32, 1)
+
+
+def test_of_several_faces_the_one_in_the_box_is_cut_out(tmp_path: Path, photos: Path) -> None:
+    face = Image.open(photos / "astronaut.png").convert("RGB").crop((130, 20, 330, 220))
+    pair = Image.new("RGB", (520, 240), (120, 120, 120))
+    pair.paste(face, (20, 20))
+    pair.paste(face.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (300, 20))
+    pair.save(tmp_path / "pair.png")
+    (sample,) = one_face(tmp_path / "pair.png")
+    boxes = [(60, 50, 170, 190), (350, 50, 460, 190)]
+    left, right = load_faces([replace(sample, photo=True, box=box) for box in boxes], 32, colour=True).astype(
+        int
+    )
+    assert np.abs(left - right[:, ::-1]).mean() < 10  # the same face, mirrored
+    assert np.abs(left - right).mean() > 15
 
 
 def test_progress_is_reported_for_every_face(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ class Migration(migrations.Migration):
                     ("affectnet", "affectnet"),
                     ("ferplus", "ferplus"),
                     ("rafdb", "rafdb"),
+                    ("expw", "expw"),
                     ("folders", "folders"),
                 ],
                 max_length=20,
