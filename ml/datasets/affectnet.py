@@ -10,7 +10,15 @@ from typing import Final
 import numpy as np
 
 from ml.datasets.images import THREADS
-from ml.datasets.samples import ALL, DatasetError, EmptySplitError, Sample, is_visible, labelled
+from ml.datasets.samples import (
+    ALL,
+    DatasetError,
+    EmptySplitError,
+    Sample,
+    check_pictures,
+    is_visible,
+    labelled,
+)
 
 # Beyond these are none, uncertain and no face.
 NUMBERS: Final = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
@@ -78,12 +86,7 @@ def _read_table(root: Path, name: str) -> list[Sample]:
                     samples.append(labelled(path, NUMBERS[number]))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{table} is no table of comma-separated values: {error}.") from error
-    missing = [sample.path for sample in samples if not sample.path.is_file()]
-    if missing:
-        raise DatasetError(
-            f"{table} names {len(samples)} faces, but {len(missing)} pictures are missing, "
-            f"first {missing[0]}."
-        )
+    check_pictures(table, (sample.path for sample in samples))
     return samples
 
 

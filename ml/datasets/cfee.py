@@ -4,9 +4,10 @@ import csv
 from pathlib import Path
 from typing import Final
 
-from ml.datasets.samples import DatasetError, Sample, divide_by_person, labelled
+from ml.datasets.samples import DatasetError, Sample, check_pictures, divide_by_person, labelled
 
 PLACES: Final = (".", "train_set", "data/train_set")
+COLUMNS: Final = ("Index", "identity", "emotion_cat")
 BASIC: Final = ("neutral", "happy", "sad", "angry", "surprised", "disgusted", "fearful")
 
 
@@ -27,11 +28,11 @@ def _read_table(folder: Path) -> list[Sample]:
     try:
         with table.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
+            if absent := set(COLUMNS).difference(reader.fieldnames or ()):
+                raise DatasetError(f"{table} has no column {', '.join(sorted(absent))}.")
             for row in reader:
                 where = f"Line {reader.line_num} of {table}"
-                index, subject, category = (
-                    row.get(name) or "" for name in ("Index", "identity", "emotion_cat")
-                )
+                index, subject, category = (row[name] or "" for name in COLUMNS)
                 if not (index.isdecimal() and len(index) < 6 and subject):
                     raise DatasetError(f"{where} tells no picture (Index) or no person (identity).")
                 if category.strip().lower() in BASIC:
@@ -39,9 +40,5 @@ def _read_table(folder: Path) -> list[Sample]:
                     samples.append(labelled(path, category, subject, photo=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{table} is no table of comma-separated values: {error}.") from error
-    missing = [sample.path for sample in samples if not sample.path.is_file()]
-    if missing:
-        raise DatasetError(
-            f"{table} names {len(samples)} photos, but {len(missing)} are missing, first {missing[0]}."
-        )
+    check_pictures(table, (sample.path for sample in samples))
     return samples

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from ml.datasets.images import pixel_digests
-from ml.datasets.samples import ALL, SPLITS, DatasetError, Sample
+from ml.datasets.samples import ALL, SPLITS, DatasetError, Sample, check_pictures
 from ml.expressions import EXPRESSIONS, expression_index
 
 FOLDERS: Final = {"train": "FER2013Train", "valid": "FER2013Valid", "test": "FER2013Test"}
@@ -86,18 +86,14 @@ def _read_rows(folder: Path) -> list[Row]:
             rows = [_parse(cells, folder, reader.line_num) for cells in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{table} is no table of comma-separated values: {error}.") from error
-    present = set(folder.iterdir())
-    missing = [row.path for row in rows if row.path not in present]
-    if missing:
-        raise DatasetError(
-            f"{table} names {len(rows)} images, but {len(missing)} are missing, first {missing[0].name}."
-        )
+    check_pictures(table, (row.path for row in rows))
     return rows
 
 
 def _parse(cells: list[str], folder: Path, line: int) -> Row:
     counts = [int(cell) for cell in cells[2:] if re.fullmatch("[0-9]{1,3}", cell)]
-    if len(cells) != 2 + VOTE_COLUMNS or len(counts) != VOTE_COLUMNS:
+    plain = len(cells) == 2 + VOTE_COLUMNS and Path(cells[0]).name == cells[0]
+    if not plain or len(counts) != VOTE_COLUMNS:
         raise DatasetError(
             f"Line {line} of {folder / 'label.csv'} is not a picture, its box and ten vote counts: "
             f"{','.join(cells)[:80]!r}."

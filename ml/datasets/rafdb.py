@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from ml.datasets.samples import ALL, DatasetError, Sample, keys_of_split, labelled
+from ml.datasets.samples import ALL, DatasetError, Sample, check_pictures, keys_of_split, labelled
 
 LINE: Final = re.compile(r"(?P<name>(?P<side>train|test)_\d+)\.jpg (?P<number>[1-7])")
 NUMBERS: Final = {
@@ -30,13 +30,7 @@ def read_rafdb(root: Path, split: str) -> list[Sample]:
         raise DatasetError(f"RAF-DB needs the list {table}, which is missing.")
     lines = table.read_bytes().decode("ascii", "replace").splitlines()
     matches = [_parse(line, number, table) for number, line in enumerate(lines, start=1) if line.strip()]
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    missing = [match["name"] for match in matches if f"{match['name']}_aligned.jpg" not in present]
-    if missing:
-        raise DatasetError(
-            f"{table} names {len(matches)} pictures, but {len(missing)} are missing, first "
-            f"{folder / missing[0]}_aligned.jpg."
-        )
+    check_pictures(table, (folder / f"{match['name']}_aligned.jpg" for match in matches))
     validated = keys_of_split((match["name"] for match in matches if match["side"] == "train"), "valid")
     return [
         labelled(folder / f"{match['name']}_aligned.jpg", NUMBERS[int(match["number"])])

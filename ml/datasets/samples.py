@@ -69,5 +69,15 @@ def keys_of_split(keys: Iterable[str], split: str) -> set[str]:
     return {key for rank, key in enumerate(ordered) if by_tenth[rank * 10 // len(ordered)] == split}
 
 
+def check_pictures(table: Path, pictures: Iterable[Path]) -> None:
+    """Raise DatasetError, with how many and the first, where pictures that `table` names are missing."""
+    pictures = list(pictures)
+    missing = [path for path in pictures if not path.is_file()]
+    if missing:
+        raise DatasetError(
+            f"{table} names {len(pictures)} pictures, but {len(missing)} are missing, first {missing[0]}."
+        )
+
+
 def is_visible(path: Path) -> bool:
     return not path.name.startswith(".")

@@ -172,14 +172,14 @@ def test_ferplus_counts_missing_pictures_and_names_the_first(ferplus: FerPlus) -
         ferplus.add("test", name, "0,10,0,0,0,0,0,0,0,0")
     for path in (ferplus.root / "FER2013Test").glob("gone*.png"):
         path.unlink()
-    with pytest.raises(DatasetError, match=r"names 3 images, but 2 are missing, first gone\.png"):
+    with pytest.raises(DatasetError, match=r"names 3 pictures, but 2 are missing, first .*gone\.png"):
         ferplus.load("test")
 
 
 def test_ferplus_does_not_leave_its_folder(ferplus: FerPlus) -> None:
     save_picture(ferplus.root / "outside.png")
     ferplus.write("test", '../outside.png,"(0, 0, 48, 48)",0,10,0,0,0,0,0,0,0,0')
-    with pytest.raises(DatasetError, match="1 are missing"):
+    with pytest.raises(DatasetError, match=r"Line 1 of .* is not a picture, .*outside\.png"):
         ferplus.load("test")
 
 
@@ -383,7 +383,7 @@ def test_cfee_is_read_from_its_table_and_compound_expressions_are_passed_over(tm
         ('"1",one,114,"1","Sad","simple"', r"Line 2 of .* no picture \(Index\)"),
         ('"1",123456,114,"1","Sad","simple"', r"Line 2 of .* no picture \(Index\)"),
         ('"1",1,,"1","Sad","simple"', r"no person \(identity\)"),
-        ('"1",7,114,"1","Sad","simple"', r"names 1 photos, but 1 are missing, first .*0007\.jpg"),
+        ('"1",7,114,"1","Sad","simple"', r"names 1 pictures, but 1 are missing, first .*0007\.jpg"),
     ],
 )
 def test_a_broken_table_of_cfee_is_refused(broken: str, reason: str, tmp_path: Path) -> None:
@@ -391,6 +391,14 @@ def test_a_broken_table_of_cfee_is_refused(broken: str, reason: str, tmp_path: P
     table = folder / "label.csv"
     table.write_text(f"{table.read_text().splitlines()[0]}\n{broken}\n")
     with pytest.raises(DatasetError, match=reason):
+        load_samples("cfee", folder, "train")
+
+
+def test_a_table_of_cfee_without_its_expressions_is_refused(tmp_path: Path) -> None:
+    folder = made_cfee(tmp_path / "CFEE", [(1, "114", "Sad")])
+    table = folder / "label.csv"
+    table.write_text(table.read_text().replace("emotion_cat", "feeling"))
+    with pytest.raises(DatasetError, match=r"label\.csv has no column emotion_cat"):
         load_samples("cfee", folder, "train")
 
 
@@ -729,7 +737,7 @@ def test_affectnet_is_read_by_its_tables(tmp_path: Path, head: bool, inner: str)
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (("1/gone.jpg", 1), r"names 2 faces, but 1 pictures are missing, first .*gone\.jpg"),
+        (("1/gone.jpg", 1), r"names 2 pictures, but 1 are missing, first .*gone\.jpg"),
         (("1/here.jpg", "happy"), r"Line 3 of .*training\.csv gives no number of an expression but 'happy'"),
         (("1/here.jpg", ""), "Line 3 of .*gives no number"),
         (("../here.jpg", 1), "Line 3 of .*names no picture under"),
