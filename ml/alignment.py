@@ -50,15 +50,27 @@ def place_crop(landmarks: Mapping[str, Point]) -> NDArray[np.float64]:
     return np.column_stack((back, -back @ to_crop[:, 2]))
 
 
-def frame_photo(image: NDArray[np.uint8], detector: FaceDetector, size: int) -> NDArray[np.uint8]:
-    """Cut the surest face out of an RGB photo (H, W, 3) of one person: RGB uint8 (size, size, 3).
+def frame_photo(
+    image: NDArray[np.uint8], detector: FaceDetector, size: int, *, middle: bool = False
+) -> NDArray[np.uint8]:
+    """Cut one face out of an RGB photo (H, W, 3): RGB uint8 (size, size, 3).
 
-    Where none is found, the middle square is looked at once more with some room around it, and failing that
-    it is taken for the crop.
+    Of several the surest is taken, as in a photo of one person; with `middle` the one nearest to the photo's
+    middle, as in a part cut out around one of many people. Where none is found, the middle square is looked
+    at once more with some room around it, and failing that it is taken for the crop.
     """
-    if faces := detector.detect(image):
-        return align_face(image, max(faces, key=lambda face: face.confidence).landmarks, size)
     height, width = image.shape[:2]
+    if faces := detector.detect(image):
+        centre = np.array((width, height)) / 2
+        chosen = min(
+            faces,
+            key=lambda face: (
+                float(np.linalg.norm(_points(face.landmarks).mean(axis=0) - centre))
+                if middle
+                else -face.confidence
+            ),
+        )
+        return align_face(image, chosen.landmarks, size)
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return frame_crop(image[top : top + side, left : left + side], detector, size, TEMPLATE)

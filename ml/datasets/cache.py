@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ml.datasets.images import Progress, load_faces
 from ml.datasets.samples import Sample
 
-FORMAT: Final = 1  # to be raised where `load_faces` gives other pixels
+FORMAT: Final = 2  # to be raised where `load_faces` gives other pixels
 
 
 def load_cached_faces(

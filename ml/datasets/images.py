@@ -34,8 +34,8 @@ def load_faces(
     called in the caller's thread. Raises DatasetError that names the first file which cannot be read.
 
     Of a whole photo (`Sample.photo`) the face is found by MTCNN and brought to our framing
-    (`alignment.frame_photo`), which takes about 50 ms; of several faces in it the one in the sample's box.
-    Other pictures are taken as they are framed.
+    (`alignment.frame_photo`), which takes about 50 ms; of several in it the one in the middle of the sample's
+    box. Other pictures are taken as they are framed.
     """
     faces = np.empty((len(samples), size, size, 3 if colour else 1), np.uint8)
     frame = _framer() if any(sample.photo for sample in samples) else None
@@ -44,7 +44,8 @@ def load_faces(
         sample = samples[position]
         if frame and sample.photo:
             photo = decode(sample.path, colour=True)
-            picture = frame(photo.crop(_with_room(sample.box)) if sample.box else photo, size)
+            part = photo.crop(_with_room(sample.box)) if sample.box else photo
+            picture = frame(part, size, sample.box is not None)
             picture = picture if colour else picture.convert("L")
         else:
             picture = decode(sample.path, colour)
@@ -65,13 +66,15 @@ def _with_room(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     return left - beside, top - above, right + beside, bottom + above
 
 
-def _framer() -> Callable[[Image.Image, int], Image.Image]:
+def _framer() -> Callable[[Image.Image, int, bool], Image.Image]:
     """Load the detector, and with it torch, which reading the names of a set does not need."""
     from ml.alignment import frame_photo
     from ml.faces import load_detector
 
     detector = load_detector("mtcnn")
-    return lambda photo, size: Image.fromarray(frame_photo(np.asarray(photo), detector, size))
+    return lambda photo, size, middle: Image.fromarray(
+        frame_photo(np.asarray(photo), detector, size, middle=middle)
+    )
 
 
 def pixel_digests(paths: Sequence[Path]) -> list[bytes]:

@@ -152,6 +152,20 @@ def test_the_surest_face_is_cut_out_of_a_photo() -> None:
         assert centre_of(crop, colour) == pytest.approx(landed, abs=1)
 
 
+def test_of_a_part_of_a_photo_the_face_in_its_middle_is_cut_out_though_another_is_surer() -> None:
+    class WithNeighbour:
+        def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+            box = (0.0, 0.0, 1.0, 1.0)
+            return [Face(box, named(points / 3), 0.99), Face(box, named(points), 0.85)]
+
+    points = turned(UPRIGHT, 15, 1.1, (20, 30))
+    photo = draw(points, radius=9)
+    middle = frame_photo(photo, WithNeighbour(), SIZE, middle=True)
+    assert np.array_equal(middle, align_face(photo, named(points), SIZE))
+    surest = frame_photo(photo, WithNeighbour(), SIZE)
+    assert np.array_equal(surest, align_face(photo, named(points / 3), SIZE))
+
+
 def test_of_a_photo_without_a_found_face_the_middle_is_kept_and_not_stretched() -> None:
     photo = draw(np.array([(300.0, 150.0)] * 5), radius=20, shape=(300, 600))
     crop = frame_photo(photo, Blind(), SIZE)
