@@ -7,7 +7,7 @@
 Symbols in the shapes: B faces, S side of the square face in pixels, K expressions.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -140,27 +140,49 @@ class MobileNetV1(nn.Module):
     def _unit(
         channels_in: int, channels_out: int, kernel: int, stride: int, groups: int = 1
     ) -> list[nn.Module]:
+        # Padding apart from the convolution costs a copy of the picture, so only what needs it has it. (The
+        # other keeps its place: stored weights are numbered by places.)
+        apart = [SamePadding() if stride == 2 else nn.Identity()] if kernel == 3 else []
+        padding = 1 if kernel == 3 and stride == 1 else 0
         return [
-            *([SamePadding(stride)] if kernel == 3 else []),
-            nn.Conv2d(channels_in, channels_out, kernel, stride, groups=groups, bias=False),
+            *apart,
+            nn.Conv2d(channels_in, channels_out, kernel, stride, padding, groups=groups, bias=False),
             nn.BatchNorm2d(channels_out),
-            nn.ReLU6(inplace=True),
+            ReLU6(),
         ]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x).mean(dim=(2, 3)))  # type: ignore[no-any-return]
 
 
-class SamePadding(nn.Module):
-    """What a 3×3 convolution needs around its input so that side S gives ceil(S / stride), as TensorFlow
-    pads: nothing left and above where an even side is halved."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
+class ReLU6(nn.Module):
+    """min(max(x, 0), 6), written over its input in training; shape kept."""
 
     def forward(self, x: Tensor) -> Tensor:
-        before = 0 if self.stride == 2 and x.shape[-1] % 2 == 0 else 1
+        return ReLU6InPlace.apply(x) if self.training else F.relu6(x, inplace=True)
+
+
+class ReLU6InPlace(torch.autograd.Function):
+    """ReLU6 whose gradient is read off its result: torch's own, in place, first copies all of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x.clamp_(0, 6))
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (result,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradient, result, 0, 6)  # type: ignore[no-any-return]
+
+
+class SamePadding(nn.Module):
+    """What a 3×3 convolution of stride 2 needs around its input so that side S gives ceil(S / 2), as
+    TensorFlow pads: nothing left and above where the side is even."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = 0 if x.shape[-1] % 2 == 0 else 1
         return F.pad(x, (before, 1, before, 1))
 
 

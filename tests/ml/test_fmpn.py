@@ -1,5 +1,6 @@
 """The network: shapes, sizes, and that every part learns."""
 
+import copy
 from dataclasses import replace
 from typing import Literal
 
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from ml.config import PRESETS, Backbone, ModelConfig
-from ml.fmpn import FMPN, FusionNet, MaskGenerator, build_classifier
+from ml.fmpn import FMPN, FusionNet, MaskGenerator, ReLU6, build_classifier
 
 
 def count(module: nn.Module) -> int:
@@ -126,3 +127,23 @@ def test_a_classifier_alone_asks_nothing_of_the_mask() -> None:
     nn.functional.cross_entropy(logits, torch.tensor([0, 3, 5, 7])).backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is None for parameter in model.mask_generator.parameters())
     assert mask.shape == (4, 1, 64, 64)
+
+
+@pytest.mark.parametrize("side", [32, 33])
+def test_mobilenet_v1_learns_as_with_torch_s_own_relu6(side: int) -> None:
+    torch.manual_seed(0)
+    ours = build_classifier("mobilenet_v1", 8, pretrained=False).train()
+    for part in ours.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.constant_(part.weight, 4.0)  # so that some units reach 6
+    theirs = copy.deepcopy(ours)
+    for block in theirs.modules():
+        for name, part in block.named_children():
+            if isinstance(part, ReLU6):
+                setattr(block, name, nn.ReLU6())
+    faces, labels = torch.rand(4, 3, side, side), torch.arange(4)
+    for model in (ours, theirs):
+        torch.manual_seed(1)  # the same dropout
+        nn.functional.cross_entropy(model(faces), labels).backward()  # type: ignore[no-untyped-call]
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
