@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.faces import LANDMARKS, FaceDetector, Point
+from ml.faces import LANDMARKS, Face, FaceDetector, Point
 
 TEMPLATE: Final[NDArray[np.float64]] = np.array(
     [(0.3162, 0.3892), (0.6838, 0.3892), (0.5, 0.6033), (0.3468, 0.7786), (0.6532, 0.7786)]
@@ -62,14 +62,11 @@ def frame_photo(
     height, width = image.shape[:2]
     if faces := detector.detect(image):
         centre = np.array((width, height)) / 2
-        chosen = min(
-            faces,
-            key=lambda face: (
-                float(np.linalg.norm(_points(face.landmarks).mean(axis=0) - centre))
-                if middle
-                else -face.confidence
-            ),
-        )
+
+        def off_centre(face: Face) -> float:
+            return float(np.linalg.norm(_points(face.landmarks).mean(axis=0) - centre))
+
+        chosen = min(faces, key=off_centre) if middle else max(faces, key=lambda face: face.confidence)
         return align_face(image, chosen.landmarks, size)
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
