@@ -79,6 +79,7 @@ class AugmentConfig:
 
     rotation in degrees, scale and shift as a share of the side, brightness and contrast as a share,
     resolution: the smallest share of the side that a batch is sampled down to (and back up), 1 for never,
+    noise: the largest standard deviation of a face's grain, as a share of the range of grey,
     erase: probability that a rectangle is greyed out.
     """
 
@@ -89,6 +90,7 @@ class AugmentConfig:
     brightness: float = 0.0
     contrast: float = 0.0
     resolution: float = 1.0
+    noise: float = 0.0
     erase: float = 0.0
 
 

@@ -21,7 +21,8 @@ def augment(faces: Tensor, masks: Tensor, config: AugmentConfig) -> tuple[Tensor
     images = faces.float().div_(255)
     moved = _move(torch.cat([images, masks], dim=1), config)
     images, masks = moved[:, :-1], moved[:, -1:]
-    images = _blur(images, config.resolution)
+    # Grain before blur: of a picture that is small it comes out coarse, as it does in service.
+    images = _blur(_add_noise(images, config.noise), config.resolution)
     images = _erase(_relight(images, config), config.erase)
     return images, masks
 
@@ -51,6 +52,12 @@ def _relight(images: Tensor, config: AugmentConfig) -> Tensor:
     lift = _uniform(len(images), config.brightness, images.device).view(shape)
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
     return ((images - mean) * gain + mean + lift).clamp(0, 1)
+
+
+def _add_noise(images: Tensor, reach: float) -> Tensor:
+    """Add normal noise, as strong in each face as drawn for it from 0..reach."""
+    deviation = reach * torch.rand(len(images), 1, 1, 1, device=images.device)
+    return (images + deviation * torch.randn_like(images)).clamp(0, 1)
 
 
 def _blur(images: Tensor, resolution: float) -> Tensor:

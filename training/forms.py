@@ -104,6 +104,7 @@ SETTINGS: Final[dict[str, Fields]] = {
         "brightness": _number("Brightness", most=1.0, help_text="Share."),
         "contrast": _number("Contrast", most=1.0, help_text="Share."),
         "resolution": _number("Resolution", 0.05, 1.0, "Smallest share; 1: never lowered."),
+        "noise": _number("Noise", most=0.9, help_text="Largest deviation, share of white."),
         "erase": _number("Erased rectangle", most=1.0, help_text="Probability."),
     },
 }

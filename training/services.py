@@ -225,7 +225,7 @@ def check_config(config: TrainConfig) -> None:
             raise LaunchError(f"Augmentation's {name} is a probability: from 0 to 1.")
     if not 0 < augment.resolution <= 1:
         raise LaunchError("Augmentation's resolution is a share of the side: above 0, 1 for never.")
-    for name in ("scale", "shift", "brightness", "contrast"):
+    for name in ("scale", "shift", "brightness", "contrast", "noise"):
         if not 0 <= getattr(augment, name) < 1:
             raise LaunchError(f"Augmentation's {name} is a share: from 0 to below 1.")
     if not 0 <= augment.rotation <= 180:

@@ -35,3 +35,14 @@ def test_a_lower_resolution_takes_fine_detail_and_leaves_the_brightness() -> Non
     assert blurred.std() < 0.5 * to_input(faces).std()
     assert abs(float(blurred.mean() - to_input(faces).mean())) < 0.02
     torch.testing.assert_close(same_masks, masks, atol=1e-5, rtol=0)
+
+
+def test_noise_is_drawn_for_each_face_and_no_stronger_than_asked_for() -> None:
+    torch.manual_seed(0)
+    grey = torch.full((32, 1, 64, 64), 128, dtype=torch.uint8)
+    noisy, _ = augment(grey, torch.zeros(32, 1, 64, 64), AugmentConfig(noise=0.1))
+    deviations = (noisy - to_input(grey)).std(dim=(1, 2, 3))
+    assert 0.08 < float(deviations.max()) < 0.105
+    assert float(deviations.min()) < 0.02
+    strong, _ = augment(grey, torch.zeros(32, 1, 64, 64), AugmentConfig(noise=0.9))
+    assert 0 <= float(strong.min()) < float(strong.max()) <= 1

@@ -184,6 +184,7 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(
         ("joint_stage", {"ema_decay": 1.0}, "must be below 1"),
         ("augment", {"flip": 2.0}, "flip is a probability"),
         ("augment", {"resolution": 0.0}, "resolution is a share"),
+        ("augment", {"noise": 1.0}, "noise is a share"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_named(
