@@ -5,7 +5,7 @@ tests that did not run stay as they were.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from itertools import groupby
 from pathlib import Path
@@ -18,11 +18,11 @@ from fer_site.bench.telling import machine
 ROOT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = ROOT / "docs" / "reliability.md"
 KEPT: Final = ROOT / "docs" / "reliability.json"
+FIGURE: Final = "figure"
 MARKS: Final = ("<!-- figures -->", "<!-- /figures -->")
 
 Figure = Callable[[str, str], None]
 Rows = dict[str, dict[str, str]]
-_new = pytest.StashKey[Rows]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,49 +32,49 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_new] = {}
+    config.pluginmanager.register(Measured(config))
 
 
 @pytest.fixture
-def figure(request: pytest.FixtureRequest) -> Iterator[Figure]:
+def figure(request: pytest.FixtureRequest) -> Figure:
     """Keep a figure: figure("what must hold, as a sentence", "what was measured, with its unit").
 
     It counts only if the test passes. A test may keep several, each with a sentence of its own.
     """
-    said: list[tuple[str, str]] = []
-    yield lambda what, measured: said.append((what, measured))
-    if not request.node.stash.get(_passed, False):
-        return
     doc = request.node.module.__doc__ or request.node.module.__name__
-    for what, measured in said:
-        request.config.stash[_new][what] = {
+
+    def keep(what: str, measured: str) -> None:
+        row = {
             "section": doc.splitlines()[0].rstrip("."),
             "measured": measured,
             "test": request.node.nodeid,
             "date": date.today().isoformat(),
             "slow": "yes" if request.node.get_closest_marker("slow") else "",
         }
+        # What a report carries, and so what reaches the process that prints, if tests run in several.
+        request.node.user_properties.append((FIGURE, (what, row)))
+
+    return keep
 
 
-_passed = pytest.StashKey[bool]()
+class Measured:
+    """Collects the figures of the tests that passed, prints them, and writes them into the page."""
 
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.rows: Rows = {}
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    report = yield
-    if call.when == "call":
-        item.stash[_passed] = report.passed
-    return report
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self.rows |= dict(value for name, value in report.user_properties if name == FIGURE)
 
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    rows = config.stash[_new]
-    if rows:
-        terminalreporter.section("measured")
-    for what, row in rows.items():
-        terminalreporter.write_line(f"{what}: {row['measured']}")
-    if config.getoption("--docs"):
-        write_page(rows)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.rows:
+            terminalreporter.section("measured")
+        for what, row in self.rows.items():
+            terminalreporter.write_line(f"{what}: {row['measured']}")
+        if self.config.getoption("--docs"):
+            write_page(self.rows)
 
 
 def write_page(new: Rows) -> None:
