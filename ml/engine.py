@@ -25,6 +25,7 @@ from ml.checkpoint import CheckpointError, read_arrays, to_arrays, to_tensors, w
 from ml.config import StageConfig, TrainConfig
 from ml.datasets import Sample, load_cached_faces, load_faces
 from ml.fmpn import FMPN
+from ml.memory import memory_kept
 from ml.metrics import Metrics, evaluate_predictions
 from ml.motion_masks import MotionMasks
 from ml.transforms import augment, to_input
@@ -157,6 +158,7 @@ class Training:
         return digest.hexdigest()
 
 
+@memory_kept()
 def run_fold(training: Training) -> FMPN:
     """Run the stages, from the saved state where there is one, and return the trained model in eval mode.
 
@@ -210,6 +212,7 @@ def predict(
     return softmax(logits, axis=1), masks
 
 
+@memory_kept()
 def predict_logits(
     model: FMPN, faces: Tensor, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

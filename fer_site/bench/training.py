@@ -26,6 +26,7 @@ def measure_training() -> dict[str, Any]:
     from ml.config import PRESETS
     from ml.engine import autocast_dtype
     from ml.fmpn import FMPN
+    from ml.memory import memory_kept
 
     config = PRESETS["compact"]
     batch, side, device = config.joint_stage.batch_size, config.model.image_size, torch.device("cpu")
@@ -53,7 +54,8 @@ def measure_training() -> dict[str, Any]:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    bare = take_turns(step)[0]
+    with memory_kept():
+        bare = take_turns(step)[0]
     return {
         "what": "Training, joint stage of compact, data in memory",
         "against": "the same model on synthetic tensors",
