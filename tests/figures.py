@@ -66,7 +66,8 @@ class Measured:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed:
-            self.rows |= dict(value for name, value in report.user_properties if name == FIGURE)
+            kept: list[Any] = [value for name, value in report.user_properties if name == FIGURE]
+            self.rows |= dict(kept)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.rows:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 
 def faults_of_a_step() -> int:
     """How many pages the system has to find for 96 MB that were used before."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    before = int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
     torch.ones(96 * MEGABYTE, dtype=torch.uint8)
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt) - before
 
