@@ -12,7 +12,7 @@ MMAP_MAX: Final = -4
 DEFAULTS: Final = {TRIM_THRESHOLD: 128 * 1024, MMAP_MAX: 65536}
 KEEP_ALL: Final = {TRIM_THRESHOLD: 2**31 - 1, MMAP_MAX: 0}
 
-_inside = 0
+_kept = False
 
 
 @contextmanager
@@ -23,17 +23,17 @@ def memory_kept() -> Iterator[None]:
     them, and the system clears each of their pages anew. Blocks may stand within each other; all threads are
     in them. Without glibc (macOS, Windows, Alpine) nothing is changed.
     """
-    global _inside
+    global _kept
     library = _glibc()
-    if library is None or _inside:
+    if library is None or _kept:
         yield
         return
-    _inside += 1
+    _kept = True
     _set(library, KEEP_ALL)
     try:
         yield
     finally:
-        _inside -= 1
+        _kept = False
         _set(library, DEFAULTS)
         library.malloc_trim(0)
 

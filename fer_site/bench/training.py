@@ -54,7 +54,7 @@ def measure_training() -> dict[str, Any]:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    with memory_kept():
+    with memory_kept():  # as run_fold does
         bare = take_turns(step)[0]
     return {
         "what": "Training, joint stage of compact, data in memory",
