@@ -6,11 +6,14 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Final
 
-# Parameters of mallopt(3), and what glibc begins with.
+# Parameters of mallopt(3).
 TRIM_THRESHOLD: Final = -1
+MMAP_THRESHOLD: Final = -3
 MMAP_MAX: Final = -4
-DEFAULTS: Final = {TRIM_THRESHOLD: 128 * 1024, MMAP_MAX: 65536}
 KEEP_ALL: Final = {TRIM_THRESHOLD: 2**31 - 1, MMAP_MAX: 0}
+# glibc begins with small thresholds and raises them up to these as large arrays are freed; a program that
+# sets any of them ends that, so they have to be set to where it would have come.
+GROWN: Final = {TRIM_THRESHOLD: 64 * 2**20, MMAP_THRESHOLD: 32 * 2**20, MMAP_MAX: 65536}
 
 _kept = False
 
@@ -19,9 +22,9 @@ _kept = False
 def memory_kept() -> Iterator[None]:
     """Within this block freed memory stays with the process, and goes back to the system at its end.
 
-    Left alone, glibc returns every large array when it is freed. A training step makes and frees hundreds of
-    them, and the system clears each of their pages anew. Blocks may stand within each other; all threads are
-    in them. Without glibc (macOS, Windows, Alpine) nothing is changed.
+    Left alone, glibc returns every array above 32 MB when it is freed. A training step makes and frees
+    hundreds of them, and the system clears each of their pages anew. Blocks may stand within each other; all
+    threads are in them. Without glibc (macOS, Windows, Alpine) nothing is changed.
     """
     global _kept
     library = _glibc()
@@ -34,7 +37,7 @@ def memory_kept() -> Iterator[None]:
         yield
     finally:
         _kept = False
-        _set(library, DEFAULTS)
+        _set(library, GROWN)
         library.malloc_trim(0)
 
 

@@ -16,15 +16,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def step() -> None:
-    """Take 96 MB, write to all of it, and free it."""
-    assert len(b"x" * (96 * MEGABYTE))
+def step(megabytes: int = 96) -> None:
+    """Take memory, write to all of it, and free it."""
+    assert len(b"x" * (megabytes * MEGABYTE))
 
 
-def faults_of_a_step() -> int:
+def faults_of_a_step(megabytes: int = 96) -> int:
     """How many pages the system had to find for this thread."""
     before = int(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt)
-    step()
+    step(megabytes)
     return int(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt) - before
 
 
@@ -57,6 +57,13 @@ def test_at_the_end_it_goes_back_to_the_system() -> None:
             step()
         assert in_memory() > before + 90 * MEGABYTE, "an inner block gives nothing back"
     assert in_memory() < before + 10 * MEGABYTE
+
+
+def test_afterwards_what_is_less_large_is_still_there_for_the_next_step() -> None:
+    with memory_kept():
+        step()
+    faults_of_a_step(28)
+    assert faults_of_a_step(28) < 8, "glibc keeps such arrays by itself, once it has seen one"
 
 
 def test_it_goes_back_after_an_error_too() -> None:
