@@ -26,7 +26,7 @@ from fer_site.bench.reading import (
     video_640x480,
 )
 from fer_site.bench.telling import DOCS, as_json, as_table, machine, write_docs
-from fer_site.bench.training import training_epoch
+from fer_site.bench.training import evaluation, training_epoch
 
 ROWS: Final[dict[str, Callable[[], Row]]] = {
     row.__name__: row
@@ -43,6 +43,7 @@ ROWS: Final[dict[str, Callable[[], Row]]] = {
         video_640x480,
         live_640x480,
         training_epoch,
+        evaluation,
     )
 }
 
