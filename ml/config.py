@@ -213,6 +213,8 @@ PRESETS: Final[dict[str, TrainConfig]] = {
             contrast=0.3,
             # Sets differ in sharpness (FER+ is 48 px a side): without this it would give the set away.
             resolution=0.4,
+            # What a camera adds in poor light. The bundled model has learnt to read through it.
+            noise=0.06,
             erase=0.25,
         ),
         start="bundled",
