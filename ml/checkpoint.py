@@ -245,7 +245,7 @@ def write_arrays(path: Path, arrays: Arrays, header: dict[str, str]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file(arrays, partial, header)
-        with partial.open("rb") as written:
+        with partial.open("r+b") as written:  # Windows writes nothing out for who only reads
             os.fsync(written.fileno())
         partial.replace(path)
     except SafetensorError as error:
@@ -261,7 +261,8 @@ def read_arrays(path: Path) -> tuple[Arrays, dict[str, str]]:
     try:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    # Of 16 or 8 bits' numbers that numpy does not have, it raises one of the last two.
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {error}.") from error
 
 

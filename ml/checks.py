@@ -17,7 +17,8 @@ DETECTORS: Final = ("mtcnn", "mtcnn-tensorflow")
 def check_folder(**_: Any) -> Sequence[CheckMessage]:
     """The folder for everything that is written exists and is writable, or can be made."""
     folder = Path(settings.FER_VAR_DIR)
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    # Path.exists raises, before Python 3.12, where one may not look.
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110
     if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         return []
     hint = f"Change the owner of {existing}, or set FER_VAR_DIR to a folder that can be written."

@@ -71,6 +71,8 @@ class FaceSet:
 
     @classmethod
     def joined(cls, parts: "Sequence[FaceSet]") -> "FaceSet":
+        if len(parts) == 1:
+            return parts[0]  # not copied: it may be most of the memory
         return cls(
             torch.cat([part.faces for part in parts]),
             torch.cat([part.targets for part in parts]),
@@ -204,27 +206,21 @@ def train_joint_stage(training: Training, identity: str, saved: "State | None") 
     _train_stage(training, "joint", stage, groups, losses, identity, saved)
 
 
-def predict(
-    model: FMPN, faces: Tensor, device: torch.device
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Probabilities (N, 8), rows sum to 1, and masks (N, S, S) in 0..1 of uint8 faces (N, 1 or 3, S, S)."""
-    logits, masks = predict_logits(model, faces, device)
-    return softmax(logits, axis=1), masks
+def predict(model: FMPN, faces: Tensor, device: torch.device) -> NDArray[np.float32]:
+    """Probabilities (N, 8), rows sum to 1, of uint8 faces (N, 1 or 3, S, S)."""
+    return np.asarray(softmax(predict_logits(model, faces, device), axis=1))
 
 
 @memory_kept()
-def predict_logits(
-    model: FMPN, faces: Tensor, device: torch.device
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The same before the softmax: logits (N, 8), any finite numbers, and masks."""
+def predict_logits(model: FMPN, faces: Tensor, device: torch.device) -> NDArray[np.float32]:
+    """The same before the softmax: logits (N, 8), any finite numbers."""
     model.eval()
-    answers, masks = [], []
+    answers = []
     with torch.inference_mode():
         for batch in torch.split(faces, EVALUATION_BATCH):
-            logits, drawn = model(to_input(batch.to(device)).contiguous(memory_format=torch.channels_last))
+            logits, _ = model(to_input(batch.to(device)).contiguous(memory_format=torch.channels_last))
             answers.append(logits.float().cpu().numpy())
-            masks.append(drawn[:, 0].float().cpu().numpy())
-    return np.concatenate(answers), np.concatenate(masks)
+    return np.concatenate(answers)
 
 
 def draw_masks(model: FMPN, faces: Tensor, device: torch.device) -> Tensor:
@@ -237,7 +233,7 @@ def draw_masks(model: FMPN, faces: Tensor, device: torch.device) -> Tensor:
 
 def evaluate(model: FMPN, data: FaceSet, device: torch.device) -> Metrics:
     """Accuracy, macro-F1, per-class figures and confusion of `data`, faces as they are (no augmentation)."""
-    probabilities, _ = predict(model, data.faces, device)
+    probabilities = predict(model, data.faces, device)
     return evaluate_predictions(data.labels.numpy(), probabilities)
 
 
@@ -328,6 +324,8 @@ def _train_stage(
                 BatchReport(name, epoch + 1, stage.epochs, at + 1, steps_an_epoch, sums[0] / (at + 1), rate)
             )
             stopping = training.callbacks.should_stop()
+            if at + 1 == steps_an_epoch:
+                break  # told of first, then saved: a run that goes on from there would not tell of it
             if stopping or time.monotonic() - last_save > SAVE_EVERY:
                 _save_state(training.state_path, identity, name, step, sums, model, optimizer, average)
                 last_save = time.monotonic()
@@ -356,6 +354,8 @@ def _train_stage(
         sums = [0.0, 0.0, 0.0]
         _save_state(training.state_path, identity, name, step, sums, model, optimizer, average)
         last_save = time.monotonic()
+        if stopping:
+            raise Interrupted
     average.settle()
 
 

@@ -158,8 +158,10 @@ class TensorflowMtcnn:
     """The `mtcnn` package as it is: the reference that `Mtcnn` is held to. It does not tell steadiness."""
 
     def __init__(self) -> None:
-        # Imported here, and after torch (see the top of this file): a process pays for TensorFlow only where
-        # the setting asks for it, and TensorFlow before torchvision is a segmentation fault.
+        # Imported here: a process pays for TensorFlow only where the setting asks for it. And after
+        # torchvision, which a model that is not exported yet needs: the other way round is a segmentation
+        # fault.
+        import torchvision  # noqa: F401
         from mtcnn import MTCNN
 
         self._mtcnn: Any = MTCNN()  # type: ignore[no-untyped-call]

@@ -83,7 +83,11 @@ def make_folds(samples: Sequence[Sample], count: int, seed: int) -> list[Fold]:
     if distinct < count:
         what = "people" if named else "different pictures"
         raise DatasetError(f"{distinct} {what} are too few for {count} folds: ask for {distinct} at most.")
-    sides = _split_by_group(samples, groups, count, seed) if named else _split(samples, groups, count, seed)
+    divide = _split_by_group if named else _split
+    try:
+        sides = divide(samples, groups, count, seed)
+    except ValueError as error:  # scikit-learn's, where no expression has as many pictures as there are folds
+        raise DatasetError(f"{count} folds cannot be made: {error}") from error
     folds = []
     for number, held_out in enumerate(sides):
         train, test = (

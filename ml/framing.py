@@ -1,5 +1,6 @@
 """How a data set's crops are framed, and bringing them to our own framing."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from PIL import Image
 from ml.alignment import find_in_crop, frame_crop
 from ml.datasets import DatasetError
 from ml.datasets.images import SUFFIXES, decode
+from ml.datasets.samples import is_visible
 from ml.faces import FaceDetector
 
 WORKERS: Final = 2
@@ -83,19 +85,24 @@ def frame_folder(
 
     Pictures become PNG of `size` pixels a side, in grey without `colour`. `excluded` names pictures to leave
     out, by class folder and file ("happy/12.jpg"). Where no face is found, it is taken to be where it is in
-    the set's other crops. Raises DatasetError for a missing folder, an unreadable picture or an empty set.
+    the set's other crops. Raises DatasetError for a missing folder, an unreadable picture, an empty set,
+    or two pictures of one class whose names differ in the ending alone.
     """
     if not source.is_dir():
         raise DatasetError(f"There is no folder {source}.")
-    paths = [path for path in sorted(source.glob("*/*")) if path.suffix.lower() in SUFFIXES]
+    paths = [p for p in sorted(source.glob("*/*")) if p.suffix.lower() in SUFFIXES and is_visible(p)]
     paths = [path for path in paths if f"{path.parent.name}/{path.name}" not in excluded]
     if not paths:
         raise DatasetError(f"{source} holds no folder with pictures.")
+    targets = {path: output / path.parent.name / f"{path.stem}.png" for path in paths}
+    for target, count in Counter(targets.values()).items():
+        if count > 1:
+            raise DatasetError(f"{count} pictures would become {target}: rename one of them.")
     usual = measure_framing(paths[:: max(1, len(paths) // FALLBACK_SAMPLE)], detector).centre
 
     def frame(path: Path) -> None:
         crop = Image.fromarray(frame_crop(_read(path), detector, size, usual))
-        target = output / path.parent.name / f"{path.stem}.png"
+        target = targets[path]
         target.parent.mkdir(parents=True, exist_ok=True)
         (crop if colour else crop.convert("L")).save(target)
 

@@ -48,7 +48,7 @@ def calibrate(
     """
     faces = read_faces(checkpoint, samples, on_progress)
     labels = faces.labels.numpy()
-    logits, _ = predict_logits(checkpoint.build().to(device), faces.faces, device)
+    logits = predict_logits(checkpoint.build().to(device), faces.faces, device)
     temperature = fit_temperature(logits, labels)
     probabilities = apply_temperature(logits, temperature)
     sure_from = choose_threshold(labels, probabilities, accuracy)

@@ -104,7 +104,7 @@ def evaluate_checkpoint(
     Raises DatasetError for a picture that cannot be read.
     """
     faces = read_faces(checkpoint, samples, on_progress)
-    logits, _ = predict_logits(checkpoint.build().to(device), faces.faces, device)
+    logits = predict_logits(checkpoint.build().to(device), faces.faces, device)
     probabilities = apply_temperature(logits, checkpoint.temperature)
     return Evaluation.of(faces.labels.numpy(), probabilities, checkpoint.sure_from)
 
@@ -119,7 +119,7 @@ def robustness_of(
 
     def read(faces: NDArray[np.uint8]) -> NDArray[np.float32]:
         on_progress("Reading changed faces", len(rows), len(CONDITIONS) + 1)
-        return predict_logits(model, torch.from_numpy(faces), device)[0]
+        return predict_logits(model, torch.from_numpy(faces), device)
 
     for row in measure_robustness(read, data.faces.numpy(), data.labels.numpy(), seed=seed):
         rows.append(row)

@@ -33,6 +33,7 @@ from ml.engine import (
     Interrupted,
     ResumeError,
     Training,
+    draw_masks,
     predict,
     run_fold,
 )
@@ -122,8 +123,9 @@ def _train(desk: "Desk") -> Outcome:
     masks = _masks_of(fold, own, config.model.image_size, desk)
     desk.read("Building the model", 0, 1)
     model = build_model(config, run.seed)
-    parts = [_load(dataset, samples, config, desk) for dataset, samples in [(run.dataset, own.train), *extra]]
-    train = FaceSet.joined(parts)
+    train = FaceSet.joined(
+        [_load(dataset, samples, config, desk) for dataset, samples in [(run.dataset, own.train), *extra]]
+    )
     held_out = _load(run.dataset, own.test, config, desk) if own.test else None
     desk.begin(len(train), len(held_out) if held_out else 0, config)
 
@@ -255,14 +257,15 @@ def _save_watched(folder: Path, faces: FaceSet, watched: list[int], masks: Motio
 
 def _measure(fold: Fold, training: Training, held_out: FaceSet, samples: tuple[Sample, ...]) -> Metrics:
     """Read the held-out faces with the finished model; keep every probability and the worst mistakes."""
-    probabilities, masks = predict(training.model, held_out.faces, training.device)
+    probabilities = predict(training.model, held_out.faces, training.device)
     labels = held_out.labels.numpy()
     metrics = evaluate_predictions(labels, probabilities)
     mistakes = _mistakes(labels, probabilities)
-    for rank, index in enumerate(mistakes):
-        folder = fold.folder / "mistakes"
-        save_strip(folder / f"{rank}-face.png", [face_tile(held_out.faces[index].numpy())])
-        save_strip(folder / f"{rank}-mask.png", [mask_tile(masks[index])])
+    faces = held_out.faces[mistakes]
+    folder = fold.folder / "mistakes"
+    for rank, mask in enumerate(draw_masks(training.model, faces, training.device).numpy()):
+        save_strip(folder / f"{rank}-face.png", [face_tile(faces[rank].numpy())])
+        save_strip(folder / f"{rank}-mask.png", [mask_tile(mask)])
     document = {
         "samples": [
             {

@@ -59,7 +59,7 @@ def _read_segments(shelf: Path) -> dict[str, tuple[NDArray[np.uint8], int]]:
         try:
             keys = json.loads(index.read_text())
             segment = np.load(index.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             continue  # removed meanwhile, or damaged: its faces are decoded anew
         if len(keys) == len(segment):
             found.update({key: (segment, row) for row, key in enumerate(keys)})

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -67,7 +68,7 @@ def _with_room(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
 
 
 def _framer() -> Callable[[Image.Image, int, bool], Image.Image]:
-    """Load the detector, and with it torch, which reading the names of a set does not need."""
+    """Load the detector, which reading the names of a set does not need."""
     from ml.alignment import frame_photo
     from ml.faces import load_detector
 
@@ -93,8 +94,11 @@ def decode(path: Path, colour: bool) -> Image.Image:
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # EXIF is written by anything and anyhow, and a photo is not refused for its notes.
+            with suppress(Exception):
+                ImageOps.exif_transpose(image, in_place=True)
+            upright: Image.Image = image
+    except Exception as error:  # broken files make decoders raise nearly anything
         raise DatasetError(f"The picture {path} cannot be read: {error}.") from error
     if upright.mode.startswith("I;16"):  # sixteen bits of grey, which Pillow would clip to white
         upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))

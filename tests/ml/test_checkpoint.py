@@ -9,6 +9,7 @@ from pickletools import genops
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ml.checkpoint import (
     BUNDLED,
@@ -101,6 +102,13 @@ def test_another_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
         write_arrays(path, {"weight": np.zeros(2)}, header)
         with pytest.raises(CheckpointError, match="not a checkpoint of this project"):
             load_checkpoint(path)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e4m3fn])
+def test_numbers_that_numpy_does_not_have_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
+    save_file({"weight": torch.zeros(2, dtype=kind)}, tmp_path / "half.safetensors")
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        load_checkpoint(tmp_path / "half.safetensors")
 
 
 def test_a_weight_that_is_missing_is_not_passed_over(tmp_path: Path) -> None:

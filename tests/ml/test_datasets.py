@@ -1,5 +1,6 @@
 import os
 import pickle
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -937,6 +938,16 @@ def test_a_picture_is_turned_upright(tmp_path: Path) -> None:
     face = decode_one(tmp_path / "turned.png", 8)
     assert face[:2].max() < 10
     assert face[-2:].min() > 245
+
+
+def test_a_picture_with_odd_notes_is_turned_all_the_same(tmp_path: Path) -> None:
+    pixels = np.zeros((32, 16), np.uint8)
+    pixels[:16] = 255
+    # Two entries: to be turned to the right, and the software's name, which is a fraction here.
+    entries = struct.pack("<HHII", 0x0112, 3, 1, 6) + struct.pack("<HHII", 0x0131, 5, 1, 38)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<III", 0, 1, 3)
+    Image.fromarray(pixels).save(tmp_path / "odd.jpg", exif=exif)
+    assert decode_one(tmp_path / "odd.jpg", 8)[:, -2:].min() > 245
 
 
 def test_a_picture_that_is_not_square_keeps_its_middle_and_is_not_stretched(tmp_path: Path) -> None:

@@ -117,12 +117,16 @@ def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
 ) -> None:
     config = small_config()
     config = replace(config, model=replace(config.model, prior=prior))
-    undisturbed = run_fold(start(tmp_path / "a", config))
+    told: list[EpochReport] = []
+    undisturbed = run_fold(start(tmp_path / "a", config, Callbacks(on_epoch=told.append)))
+    told_in_parts: list[EpochReport] = []
+    stopping = replace(stop_after(batches), on_epoch=told_in_parts.append)
     with pytest.raises(Interrupted):
-        run_fold(start(tmp_path / "b", config, stop_after(batches)))
-    resumed = run_fold(start(tmp_path / "b", config))
+        run_fold(start(tmp_path / "b", config, stopping))
+    resumed = run_fold(start(tmp_path / "b", config, Callbacks(on_epoch=told_in_parts.append)))
     for name, tensor in undisturbed.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert [(r.stage, r.epoch, r.loss) for r in told_in_parts] == [(r.stage, r.epoch, r.loss) for r in told]
 
 
 @pytest.mark.parametrize("stage", ["mask", "joint"])

@@ -2,6 +2,7 @@
 
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,11 @@ def test_too_many_folds_for_the_people_are_refused(people: list[Sample], nobody:
         make_folds(nobody, 73, seed=0)
     with pytest.raises(DatasetError, match="at least two folds, not 1"):
         make_folds(people, 1, seed=0)
+    # Two pictures of each expression are no three folds, though there are six pictures.
+    for samples in (people[:6], nobody[:6]):
+        apart = [replace(one, subject=one.subject and f"{n}") for n, one in enumerate(samples)]
+        with pytest.raises(DatasetError, match=r"3 folds cannot be made: .* number of members in each class"):
+            make_folds(apart, 3, seed=0)
 
 
 def test_a_picture_that_cannot_be_read_is_named(people: list[Sample]) -> None:

@@ -96,6 +96,17 @@ def test_empty_missing_and_unreadable_folders_are_named(tmp_path: Path) -> None:
         frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 48, colour=True)
 
 
+def test_pictures_that_would_become_one_file_are_refused_and_hidden_files_left_out(
+    tmp_path: Path,
+) -> None:
+    first = crops(tmp_path / "in" / "happy", [40])[0]
+    (first.parent / "._0.png").write_bytes(b"what macOS lays beside a file")
+    assert frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 48, colour=True) == 1
+    Image.open(first).save(first.with_suffix(".jpg"))
+    with pytest.raises(DatasetError, match=r"2 pictures would become .*happy/0\.png: rename one"):
+        frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 48, colour=True)
+
+
 def test_crops_without_any_face_have_no_framing(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="No face was found in any of 2 pictures"):
         measure_framing(crops(tmp_path / "a", [0, 0]), ByBrightness())
