@@ -52,10 +52,14 @@ def checksum(name: str) -> str:
 
 
 def works(python: Path) -> bool:
-    """Whether the virtual environment's Python is one of ours and runs: it fails once its origin has gone."""
+    """Whether the virtual environment's Python is one of ours, runs and finds its packages.
+
+    It does not once its origin has gone, or has become another version by an update of the system.
+    """
     try:
-        test = f"import sys; sys.exit(not {OLDEST} <= sys.version_info[:2] <= {NEWEST})"
-        return subprocess.run([str(python), "-c", test], check=False).returncode == 0
+        test = f"import sys, pip; sys.exit(not {OLDEST} <= sys.version_info[:2] <= {NEWEST})"
+        tried = subprocess.run([str(python), "-c", test], stderr=subprocess.DEVNULL, check=False)
+        return tried.returncode == 0
     except OSError:
         return False
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import environ
 from csp.constants import NONE, SELF
@@ -124,7 +125,9 @@ TEMPLATES = [
     }
 ]
 
-database: dict[str, Any] = env.db_url("DATABASE_URL", default=f"sqlite:///{FER_VAR_DIR / 'db.sqlite3'}")
+database: dict[str, Any] = env.db_url(
+    "DATABASE_URL", default=f"sqlite:///{quote(str(FER_VAR_DIR / 'db.sqlite3'))}"
+)
 if "ENGINE" not in database:
     raise ImproperlyConfigured("DATABASE_URL is not an address such as postgres://user:password@host/name.")
 if database["ENGINE"] == "django.db.backends.sqlite3":
@@ -211,7 +214,7 @@ if FER_HTTPS:
 # Celery ----------------------------------------------------------------------------------------------------
 
 FER_BROKER_URL = env.str("FER_BROKER_URL", default="")  # empty: the one that `make run` embeds
-CELERY_BROKER_URL = FER_BROKER_URL or f"redis+socket://{socket_path(FER_VAR_DIR)}"
+CELERY_BROKER_URL = FER_BROKER_URL or f"redis+socket://{quote(str(socket_path(FER_VAR_DIR)))}"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_SERIALIZER = "json"
 CELERY_TASK_IGNORE_RESULT = True  # rows are the truth of a task, not a result store

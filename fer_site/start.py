@@ -58,6 +58,7 @@ class Service:
     process: subprocess.Popen[bytes]
     started: float
     patience: float = SECONDS_TO_STOP
+    last_words: str = "above"  # where they are
 
     @classmethod
     def start(
@@ -66,10 +67,11 @@ class Service:
         *command: str | Path,
         patience: float = SECONDS_TO_STOP,
         environment: Mapping[str, str] | None = None,
+        last_words: str = "above",
     ) -> "Service":
         # A session of its own: Ctrl-C in the terminal reaches only us, and we stop the parts in order.
         process = subprocess.Popen(command, cwd=settings.BASE_DIR, env=environment, start_new_session=True)
-        return cls(name, process, time.monotonic(), patience)
+        return cls(name, process, time.monotonic(), patience, last_words)
 
     def has_ended(self) -> bool:
         return self.process.poll() is not None
@@ -78,7 +80,9 @@ class Service:
         """Raise StartError if it has ended: nobody but us ends it."""
         code = self.process.poll()
         if code is not None:
-            raise StartError(f"The {self.name} ended by itself (exit code {code}); its last words are above.")
+            raise StartError(
+                f"The {self.name} ended by itself (exit code {code}); its last words are {self.last_words}."
+            )
 
     def stop(self) -> None:
         """Ask it to end, and after a while make it; then end whatever it leaves behind."""
@@ -271,6 +275,7 @@ def start_broker(path: Path) -> Service:
 
     folder = settings.FER_VAR_DIR / "broker"
     folder.mkdir(exist_ok=True)
+    log = folder / "valkey.log"
     return Service.start(
         "broker",
         get_binary_path(),
@@ -281,7 +286,8 @@ def start_broker(path: Path) -> Service:
         *("--appendonly", "yes"),
         *("--save", ""),
         *("--loglevel", "warning"),
-        *("--logfile", folder / "valkey.log"),
+        *("--logfile", log),
+        last_words=f"in {log}",
     )
 
 

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -114,6 +114,19 @@ class EpochReport:
     masks: Tensor | None = None
 
 
+def _given(config: object) -> dict[str, Any]:
+    """The values of a config that are not what a field has by itself: so a field that a later version adds,
+    and that changes nothing, leaves saved states good."""
+    values = {}
+    for item in fields(config):  # type: ignore[arg-type]
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            values[item.name] = _given(value)
+        elif value != item.default:
+            values[item.name] = value
+    return values
+
+
 class Interrupted(Exception):  # noqa: N818 (it tells of a wish, not of an error)
     """The run was asked to stop and has saved its state."""
 
@@ -153,7 +166,7 @@ class Training:
 
     def identity(self) -> str:
         """A digest of all that a saved state must share with the run that resumes it."""
-        settings = [self.config.to_dict(), self.seed, self.stages]
+        settings = [_given(self.config), self.seed, self.stages]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for tensor in (self.train.faces, self.train.targets):
             digest.update(tensor.contiguous().numpy().data)
@@ -462,14 +475,9 @@ def _load_state(path: Path, identity: str) -> State | None:
         arrays, header = read_arrays(path)
         state = json.loads(header["state"])
     except (CheckpointError, KeyError, ValueError) as error:
-        raise ResumeError(
-            f"The saved state {path} cannot be read ({error}); remove it to start anew."
-        ) from error
+        raise ResumeError(f"The saved state {path} cannot be read ({error}).") from error
     if state["identity"] != identity:
-        raise ResumeError(
-            f"The saved state {path} belongs to a run with other settings, seed or data. "
-            "Give the same ones to resume it, or choose another output folder."
-        )
+        raise ResumeError(f"The saved state {path} belongs to a run with other settings, seed or data.")
     tensors = to_tensors(arrays) | {"updates": torch.tensor(state["updates"])}
     return State(state["stage"], state["step"], state["sums"], tensors)
 

@@ -179,6 +179,12 @@ class DatasetAdmin(WithFolderAdmin):
             *super().get_urls(),
         ]
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, list[Any]]:
+        """A run that trains on a set beside its own would go on, or be compared, without it."""
+        deleted, counts, needed, protected = super().get_deleted_objects(objs, request)
+        runs = TrainingRun.objects.filter(extra__in=objs).distinct()
+        return deleted, counts, needed, [*protected, *(f"{run}, which trains on it as well" for run in runs)]
+
     def folder_of(self, row: Dataset) -> Path:
         return row.contact_sheet.parent
 

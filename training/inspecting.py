@@ -2,9 +2,11 @@
 
 import json
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 from celery import current_app
 from django.db import transaction
@@ -48,7 +50,8 @@ def inspect(dataset: Dataset) -> None:
     try:
         services.inspect_dataset(dataset, on_progress)
     finally:
-        _file(dataset).unlink(missing_ok=True)
+        with suppress(OSError):
+            _file(dataset).unlink()
 
 
 def progress_of(dataset: Dataset) -> dict[str, Any] | None:
@@ -62,10 +65,11 @@ def progress_of(dataset: Dataset) -> dict[str, Any] | None:
 
 def _tell(dataset: Dataset, doing: str, done: int, total: int) -> None:
     file = _file(dataset)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = file.with_suffix(".part")
-    partial_file.write_text(json.dumps({"doing": doing, "done": done, "total": total}))
-    partial_file.replace(file)
+    partial_file = file.with_suffix(f".{uuid4().hex}.part")  # two inspections may be at it
+    with suppress(OSError):  # it goes on, whether or not it can be watched
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial_file.write_text(json.dumps({"doing": doing, "done": done, "total": total}))
+        partial_file.replace(file)
 
 
 def _file(dataset: Dataset) -> Path:

@@ -120,6 +120,12 @@ def _train(desk: "Desk") -> Outcome:
     train_samples = [*own.train, *(sample for _, samples in extra for sample in samples)]
     if run.protocol != TrainingRun.Protocol.SPLIT:
         refuse_leaks([replace(own, train=tuple(train_samples))])
+    state_path = fold.folder / STATE_NAME
+    if run.start_sha256 and not state_path.exists() and run.start_sha256 != services.start_sha256(config):
+        raise services.LaunchError(
+            f"The model that this run starts from ({config.start}) is another one than at its launch, and "
+            "folds of one run are to be compared: launch a copy of the run."
+        )
     masks = _masks_of(fold, own, config.model.image_size, desk)
     desk.read("Building the model", 0, 1)
     model = build_model(config, run.seed)
@@ -138,7 +144,7 @@ def _train(desk: "Desk") -> Outcome:
         valid=held_out,
         masks=masks,
         seed=run.seed,
-        state_path=fold.folder / STATE_NAME,
+        state_path=state_path,
         device=device,
         callbacks=Callbacks(desk.on_batch, desk.on_epoch, desk.should_stop),
         stages=cast(services.Stages, run.stages),
@@ -146,10 +152,12 @@ def _train(desk: "Desk") -> Outcome:
     )
     try:
         run_fold(training)
-    except ResumeError:
-        # It would stand in the way of every other try as well.
-        training.state_path.unlink(missing_ok=True)
-        raise
+    except ResumeError as error:
+        # It would stand in the way of every other try as well; but it may be days of work.
+        aside = state_path.replace(state_path.with_stem("state-refused"))
+        raise ResumeError(
+            f"{error} It is kept as {aside.name}: try again, and the fold starts anew."
+        ) from error
 
     metrics = None
     if held_out and run.stages != TrainingRun.Stages.MASK:

@@ -6,6 +6,7 @@ Every change of a state is here or in `runner`; `models` draws the picture. Torc
 import math
 import os
 import platform
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -136,7 +137,9 @@ def inspect_dataset(dataset: Dataset, on_progress: Progress | None = None) -> No
     except (DatasetError, OSError) as error:
         dataset.problem = str(error)
     dataset.inspected = timezone.now()
-    dataset.save(update_fields=["problem", "inspection", "inspected"])
+    found = {name: getattr(dataset, name) for name in ("problem", "inspection", "inspected")}
+    if not Dataset.objects.filter(pk=dataset.pk).update(**found):  # deleted meanwhile, and its folder with it
+        shutil.rmtree(dataset.contact_sheet.parent, ignore_errors=True)
 
 
 # Launch -----------------------------------------------------------------------------------------------------
@@ -183,7 +186,7 @@ def _find(request: RunRequest, runs: "QuerySet[TrainingRun]") -> TrainingRun | N
         stages=request.stages,
         protocol=request.protocol,
         seed=request.seed,
-        start_sha256=_start_sha256(request.config),
+        start_sha256=start_sha256(request.config),
     )
     for run in candidates:
         same_sets = set(run.extra.all()) == set(request.extra)
@@ -202,7 +205,7 @@ def _same_config(run: TrainingRun, config: TrainConfig) -> bool:
         return False
 
 
-def _start_sha256(config: TrainConfig) -> str:
+def start_sha256(config: TrainConfig) -> str:
     """Of the checkpoint that a run of `config` starts from; empty where that is none, or missing."""
     path = start_file(config)
     return sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
@@ -265,7 +268,7 @@ def _create_run(request: RunRequest) -> tuple[TrainingRun, bool]:
         seed=request.seed,
         device=request.device,
         git_revision=git_revision() or "",
-        start_sha256=_start_sha256(request.config),
+        start_sha256=start_sha256(request.config),
         visdom=request.visdom,
         launched_by=request.launched_by,
         launch_key=request.launch_key,
@@ -355,12 +358,19 @@ def cancel(run: TrainingRun) -> None:
 def resume(run: TrainingRun) -> None:
     """Queue a run's cancelled, interrupted and failed folds again; each goes on from its last saved state.
 
-    Raises LaunchError where there is none, where one is still stopping, and where the broker is down.
+    With them go to the workers those that waited for a command in the foreground. Raises LaunchError where
+    there is neither, where one is still stopping, and where the broker is down.
     """
     with broker():
         pass
-    folds = requeue(run)
-    transaction.on_commit(partial(_send, [fold.pk for fold in folds]))
+    if run.folds.filter(state__in=RESUMABLE).exists() or not unsent(run).exists():
+        requeue(run)
+    transaction.on_commit(partial(_send, list(unsent(run).values_list("pk", flat=True))))
+
+
+def unsent(run: TrainingRun) -> "QuerySet[Fold]":
+    """The queued folds that no worker was told of: they belong to a command in the foreground."""
+    return run.folds.filter(state=State.QUEUED, heartbeat=None)
 
 
 def retry(fold: Fold) -> None:
@@ -499,7 +509,7 @@ def _pick_up(fold: Fold) -> None:
 def _send_forgotten() -> None:
     """Send queued folds again where the broker has lost their messages (its disk, or a worker's memory)."""
     unheard = timezone.now() - timedelta(seconds=UNHEARD_AFTER)
-    # One that was never sent belongs to a command in the foreground.
+    # Of `unsent` ones a command takes care.
     waiting = Fold.objects.filter(state=State.QUEUED, heartbeat__lt=unheard).values_list("pk", flat=True)
     if not waiting:
         return

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
+FULL_DISK = "usage = shutil.disk_usage('.'); shutil.disk_usage = lambda _: usage._replace(free=2_000_000_000)"
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -26,16 +28,31 @@ def install(folder: Path, *, under: str = "") -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_an_unchanged_lock_is_nothing_to_do(folder: Path) -> None:
-    venv = folder / ".venv"
+@pytest.fixture
+def installed(folder: Path) -> Path:
+    """The folder with a virtual environment, whose packages are those of the one that runs this."""
+    venv, ours = folder / ".venv", Path(sys.prefix)
     (venv / "bin").mkdir(parents=True)
-    (venv / "bin" / "python").symlink_to(sys.executable)
+    (venv / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    shutil.copy(ours / "pyvenv.cfg", venv)
+    (venv / "lib").symlink_to(ours / "lib")
     lock = (folder / "requirements.txt").read_bytes()
     (venv / "requirements.txt.sha256").write_text(hashlib.sha256(lock).hexdigest())
+    return folder
 
-    done = install(folder)
+
+def test_an_unchanged_lock_is_nothing_to_do(installed: Path) -> None:
+    done = install(installed)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_python_that_no_longer_finds_its_packages_is_made_anew(installed: Path) -> None:
+    (installed / ".venv" / "lib").unlink()  # after an update of the system they lie under another version
+    refused = install(installed, under=FULL_DISK)
+
+    assert refused.returncode == 1
+    assert "About 12 GB of disk are needed" in refused.stderr
 
 
 @pytest.mark.parametrize("version", ["(3, 10, 13)", "(3, 14, 0)"])
@@ -49,8 +66,7 @@ def test_a_python_that_does_not_fit_is_said_and_nothing_is_made(folder: Path, ve
 
 
 def test_a_disk_without_room_is_said_before_anything_is_downloaded(folder: Path) -> None:
-    full = "usage = shutil.disk_usage('.'); shutil.disk_usage = lambda _: usage._replace(free=2_000_000_000)"
-    refused = install(folder, under=full)
+    refused = install(folder, under=FULL_DISK)
 
     assert refused.returncode == 1
     assert "About 12 GB of disk are needed" in refused.stderr

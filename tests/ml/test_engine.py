@@ -187,7 +187,7 @@ def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match="other settings, seed or data"):
         run_fold(start(tmp_path, small_config(lr_fusion=0.5)))
     (tmp_path / "state.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ResumeError, match="remove it to start anew"):
+    with pytest.raises(ResumeError, match="cannot be read"):
         run_fold(start(tmp_path, small_config()))
 
 

@@ -637,6 +637,22 @@ def test_a_set_that_cannot_be_read_says_why(keeper: Client, dataset: Dataset) ->
     assert "cannot be read" in text(keeper.get(reverse("admin:training_dataset_changelist")))
 
 
+def test_a_set_that_a_run_trains_on_as_well_is_not_deleted(
+    admin_client: Client, dataset: Dataset, run: TrainingRun
+) -> None:
+    other = Dataset.objects.create(name="other", kind="folders", folder="other")
+    run.extra.add(other)
+    delete = reverse("admin:training_dataset_delete", args=[other.pk])
+    assert f"{run}, which trains on it as well" in admin_client.get(delete).content.decode()
+    admin_client.post(delete, {"post": "yes"})
+    chosen = {"action": "delete_selected", "_selected_action": [other.pk], "post": "yes"}
+    admin_client.post(reverse("admin:training_dataset_changelist"), chosen)
+    assert list(run.extra.all()) == [other]
+    run.extra.clear()
+    admin_client.post(delete, {"post": "yes"})
+    assert list(Dataset.objects.all()) == [dataset]
+
+
 def test_a_deleted_set_leaves_its_pictures_where_they_lie(client: Client, dataset: Dataset) -> None:
     client.force_login(staff("view_dataset", "delete_dataset"))
     tasks.inspect_dataset(dataset.pk)

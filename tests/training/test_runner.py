@@ -174,9 +174,24 @@ def test_a_state_of_other_data_is_refused_once_and_then_trained_anew(
     state = run.folder / "fold_0" / "state.safetensors"
     state.write_bytes(b"nothing")
     services.requeue(run)
-    assert "cannot be read" in train(run).error
+    assert "kept as state-refused.safetensors: try again" in train(run).error
+    assert state.with_stem("state-refused").read_bytes() == b"nothing"
     services.requeue(run)
     assert train(run).state == State.SUCCEEDED
+
+
+def test_no_fold_starts_from_other_weights_than_its_run_did(request_: RunRequest, tmp_path: Path) -> None:
+    run = services.create_run(request_)
+    train(run)
+    weights = tmp_path / "start.safetensors"
+    weights.write_bytes(Checkpoint.objects.get().path.read_bytes())
+    later = services.create_run(replace(request_, config=replace(request_.config, start=str(weights))))
+    assert train(later, stop_after(1)).state == State.CANCELLED
+    weights.write_bytes(b"those of a later version")
+    services.requeue(later)
+    # What goes on from its own state needs no start any more, but reads it to be built.
+    (later.folder / "fold_0" / "state.safetensors").unlink()
+    assert "is another one than at its launch" in train(later).error
 
 
 def test_a_mask_stage_alone_leaves_a_file_to_start_from_and_nothing_to_put_in_service(

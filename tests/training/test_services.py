@@ -100,6 +100,19 @@ def test_an_inspection_and_its_sheet_are_kept(dataset: Dataset, settings: Settin
     assert told
 
 
+def test_a_set_that_is_deleted_while_it_is_looked_at_leaves_no_pictures(
+    dataset: Dataset, settings: Settings, tmp_path: Path
+) -> None:
+    settings.FER_VAR_DIR = tmp_path
+
+    def delete(*_: object) -> None:
+        Dataset.objects.filter(pk=dataset.pk).delete()
+
+    services.inspect_dataset(dataset, delete)
+    assert not dataset.contact_sheet.parent.exists()
+    assert not Dataset.objects.filter(name=dataset.name).exists()
+
+
 def test_what_is_wrong_with_a_data_set_is_kept_and_keeps_it_from_being_used(
     request_: RunRequest, tmp_path: Path
 ) -> None:
@@ -395,6 +408,25 @@ def test_a_cancelled_run_is_resumed(
     claim(run)
     with pytest.raises(LaunchError, match="no cancelled, interrupted or failed fold"):
         services.resume(run)
+
+
+def test_what_a_killed_command_left_goes_to_the_workers_as_a_whole(
+    run: TrainingRun,
+    queue: Callable[[], int],
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    run.folds.update(heartbeat=None)  # no worker was told of them
+    run.folds.filter(number=0).update(state=State.INTERRUPTED)
+    services.settle(run)
+    before = queue()
+    with django_capture_on_commit_callbacks(execute=True):
+        services.resume(run)
+    assert queue() == before + 3
+    assert not services.unsent(run).exists()
+    run.folds.update(heartbeat=None)  # killed between two folds: none of them is interrupted
+    with django_capture_on_commit_callbacks(execute=True):
+        services.resume(run)
+    assert queue() == before + 6
 
 
 def test_one_failed_fold_is_run_again_alone(

@@ -58,6 +58,7 @@ def find_datasets(options: dict[str, Any], register: bool) -> list[Dataset]:
 
     Raises DatasetError in a sentence.
     """
+    ready_database()
     names, folders = options["dataset"], list(options["data"])
     if len(folders) > len(names):
         raise DatasetError(TOO_MANY_FOLDERS)
@@ -150,7 +151,6 @@ def config_of(options: dict[str, Any]) -> TrainConfig:
 
 def ready_database() -> None:
     """Bring the database up to date where it is not, as the start of the site does."""
-    Path(settings.FER_VAR_DIR).mkdir(parents=True, exist_ok=True, mode=0o700)
     executor = MigrationExecutor(connection)
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
         call_command("migrate", verbosity=0)

@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from training import checkpoints
+from training.management.arguments import ready_database
 
 
 class Command(BaseCommand):
@@ -31,6 +32,7 @@ class Command(BaseCommand):
     def handle(
         self, *, paths: list[Path], epoch: int | None, name: str, classes: list[str] | None, **_: Any
     ) -> None:
+        ready_database()
         try:
             checkpoint = checkpoints.import_checkpoint(paths, name=name, epoch=epoch, classes=classes)
         except checkpoints.ServiceError as error:

@@ -77,7 +77,7 @@ class Command(BaseCommand):
     def _hand_over(self, run: TrainingRun | None, request: services.RunRequest) -> None:
         if run is None:
             run = services.launch(request)
-        elif run.state in services.RESUMABLE:
+        elif run.state in services.RESUMABLE or services.unsent(run).exists():
             services.resume(run)
         self.stdout.write(f"{run} is {run.get_state_display().lower()}: watch it at {run.get_absolute_url()}")
 
