@@ -221,7 +221,7 @@ def create_analysis(request: HttpRequest, response: HttpResponse) -> Status[Anal
 def list_analyses(
     request: HttpRequest,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> AnalysisPage:
     own = _owner(request).analyses()
     page = own[offset : offset + limit]
@@ -431,9 +431,18 @@ def busy(request: HttpRequest, error: Busy) -> HttpResponse:
 
 
 @api.exception_handler(TooLarge)
-@api.exception_handler(RequestDataTooBig)
-def too_large(request: HttpRequest, error: Exception) -> HttpResponse:
+def too_large(request: HttpRequest, error: TooLarge) -> HttpResponse:
     return _error(request, 413, str(error))
+
+
+@api.exception_handler(RequestDataTooBig)
+def no_form(request: HttpRequest, error: RequestDataTooBig) -> HttpResponse:
+    """Much that is no file of a form: a photo as the body itself, or as a field's text."""
+    sentence = gettext(
+        "Send each photo as a file named photos in multipart/form-data (with curl: -F photos=@photo.jpg), "
+        "or in Base64 inside JSON."
+    )
+    return _error(request, 400, sentence)
 
 
 @api.exception_handler(ValidationError)

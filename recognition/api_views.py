@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext
 from django.views.decorators.cache import cache_control
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 
 from recognition.api_docs import documentation
 from recognition.models import ApiToken
@@ -34,23 +34,26 @@ def docs(request: HttpRequest) -> HttpResponse:
 
 @private
 @login_required
-@require_POST
 def create_token(request: HttpRequest) -> HttpResponse:
     """Make a key and show it, this once: it is in no address and no session, so nobody reads it again."""
     assert isinstance(request.user, User)
+    if request.method != "POST":  # who had to log in first comes by GET
+        return _to_profile()
     if request.user.api_tokens.count() >= MOST_TOKENS:
         messages.error(request, gettext("You have as many keys as one may have. Revoke one first."))
         return _to_profile()
-    name = request.POST.get("name", "").strip()[:50] or gettext("A key without a name")
+    printable = "".join(filter(str.isprintable, request.POST.get("name", "")))
+    name = printable.strip()[:50] or gettext("A key without a name")
     token, key = ApiToken.create_for(request.user, name)
     return render(request, "recognition/api_token.html", {"token": token, "key": key}, status=201)
 
 
 @private
 @login_required
-@require_POST
 def revoke_token(request: HttpRequest, pk: int) -> HttpResponse:
     assert isinstance(request.user, User)
+    if request.method != "POST":
+        return _to_profile()
     token = get_object_or_404(ApiToken, pk=pk, user=request.user)
     token.delete()
     messages.success(

@@ -35,7 +35,7 @@ from recognition.models import Analysis
 from recognition.pictures import encode_photo
 from recognition.reading import side_by_side
 from recognition.services import Draft, PredictorError, UploadError, upload_limits
-from recognition.uploads import PhotoError, decode_photo
+from recognition.uploads import PhotoError, decode_photo, display_name
 
 if TYPE_CHECKING:
     from ml.predictor import PhotoPrediction, Predictor
@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 MANIFEST: Final = "names.json"
 AT_ONCE: Final = 16  # photos that are stored together, and read again where their worker is lost
-NAME_LENGTH: Final = 100
 
 # A ZIP may say anything of itself. Photos are packed already, so that one which grows is no album.
 BYTES_A_MEMBER: Final = 2_000  # of its table of contents: room for a name, and for what macOS adds
@@ -109,13 +108,6 @@ def take_upload(analysis: Analysis, names: Sequence[str]) -> None:
         raise UploadError(_("There is no file in this ZIP that could be a photo."))
     analysis.save(force_insert=True)
     background.submit(analysis)
-
-
-def display_name(name: str) -> str:
-    """A stranger's name of a file, for eyes only: without what can't be printed, its end where it is long."""
-    shown = "".join(letter for letter in name if letter.isprintable()).strip()
-    shown = shown or _("a file without a name")
-    return shown if len(shown) <= NAME_LENGTH else f"…{shown[1 - NAME_LENGTH :]}"
 
 
 def _open(path: Path) -> IO[bytes]:

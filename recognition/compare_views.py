@@ -9,11 +9,12 @@ from django.views.decorators.http import require_safe
 
 from ml.expressions import EXPRESSIONS
 from recognition.access import own_analysis
+from recognition.admission import Busy, places
 from recognition.compare import Model, compare, find_models
 from recognition.explain import explain_face
 from recognition.models import Photo
 from recognition.services import PredictorError
-from recognition.views import private
+from recognition.views import private, refuse_busy
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,10 @@ def compare_models(request: HttpRequest, token: str, number: int) -> HttpRespons
     asked = request.GET.getlist("model")
     chosen = [model for model in models if model.key in asked] if asked else models[:2]
     try:
-        comparison = compare(photo, chosen[:MOST_MODELS])
+        with places.take():
+            comparison = compare(photo, chosen[:MOST_MODELS])
+    except Busy:
+        return refuse_busy(request)
     except FileNotFoundError as error:  # deleted a moment ago
         raise Http404 from error
     context = {
@@ -65,7 +69,10 @@ def explain(request: HttpRequest, token: str, number: int, face_number: int) -> 
     try:
         if model is None:
             raise PredictorError("There is no checkpoint that can be used.")
-        context["explained"] = explain_face(face, model, expression)
+        with places.take():
+            context["explained"] = explain_face(face, model, expression)
+    except Busy:
+        return refuse_busy(request)
     except FileNotFoundError as error:  # deleted a moment ago
         raise Http404 from error
     except PredictorError as error:

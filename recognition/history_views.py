@@ -13,7 +13,7 @@ from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from ml.expressions import EXPRESSIONS
 from recognition import history
@@ -92,11 +92,12 @@ def day(request: HttpRequest, year: int, month: int, day: int) -> HttpResponse:
 
 @private
 @login_required
-@require_POST
 def note(request: HttpRequest, token: str) -> HttpResponse:
     """Write the note of one analysis, and go back to its day."""
     analysis = own_analysis(request, token)
     chosen = timezone.localdate(analysis.created)
+    if request.method != "POST":  # who had to log in first comes by GET
+        return redirect("history_day", chosen.year, chosen.month, chosen.day)
     form = NoteForm(request.POST, auto_id=f"id_{token}_%s")
     if not form.is_valid():
         return _page(request, chosen, note_form=(analysis, form))
@@ -110,7 +111,7 @@ def _date(year: int, month: int, day: int) -> date:
     """A day that has been, else Http404."""
     try:
         chosen = date(year, month, day)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise Http404 from error
     if not history.EARLIEST <= chosen <= timezone.localdate():
         raise Http404

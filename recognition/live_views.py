@@ -2,6 +2,7 @@
 
 import logging
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils.translation import gettext
@@ -22,7 +23,8 @@ logger = logging.getLogger(__name__)
 @ensure_csrf_cookie
 @require_safe
 def live(request: HttpRequest) -> HttpResponse:
-    response = render(request, "recognition/live.html", {"expressions": EXPRESSIONS})
+    context = {"expressions": EXPRESSIONS, "retention_hours": settings.FER_RETENTION_HOURS}
+    response = render(request, "recognition/live.html", context)
     response["Permissions-Policy"] = "camera=(self), microphone=(), geolocation=(), display-capture=()"
     return response
 
@@ -37,6 +39,8 @@ def frame(request: HttpRequest) -> HttpResponse:
     if int(request.META.get("CONTENT_LENGTH") or 0) > LIMITS.megabytes * 1_000_000:
         sentence = gettext("This frame is too large: at most %(kilobytes)d kB are read.")
         return _refuse(sentence % {"kilobytes": LIMITS.megabytes * 1000}, 413)
+    if request.content_type.startswith("multipart/"):  # read already, for its token
+        return _refuse(gettext("A frame is the body of its request, not a form."), 400)
     try:
         return JsonResponse(read_frame(request.body, masks=request.GET.get("mask") == "1"))
     except Busy:

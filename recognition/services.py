@@ -25,7 +25,7 @@ from recognition.background import Progress
 from recognition.counters import count_faces
 from recognition.models import Analysis, AuditEntry, Face, Photo, Rejection, analyses_folder, retention
 from recognition.pictures import encode_crop, encode_mask, encode_photo
-from recognition.uploads import Limits, PhotoError, decode_photo
+from recognition.uploads import Limits, PhotoError, decode_photo, display_name
 
 if TYPE_CHECKING:
     from ml.predictor import PhotoPrediction, Predictor
@@ -202,7 +202,7 @@ class Draft:
                 self.pictures[face.mask_filename] = encode_mask(found.mask)
 
     def add_rejection(self, number: int, name: str, reason: str) -> None:
-        rejection = Rejection(analysis=self.analysis, number=number, name=name[:100], reason=reason)
+        rejection = Rejection(analysis=self.analysis, number=number, name=display_name(name), reason=reason)
         self.rejections.append(rejection)
 
     def store(self) -> Analysis:
@@ -248,7 +248,7 @@ def analyse_upload(files: "Sequence[File[bytes]]", owner: Owner) -> Analysis:
             try:
                 image = decode_photo(file, upload_limits())
             except PhotoError as error:
-                draft.add_rejection(number, file.name or _("a file without a name"), str(error))
+                draft.add_rejection(number, file.name or "", str(error))
                 continue
             draft.add_photo(number, encode_photo(image), predictor.predict([image])[0])
     if not draft.photos:
@@ -311,6 +311,9 @@ def _sweep_orphans() -> None:
         return
     oldest = (timezone.now() - retention()).timestamp()
     for folder in analyses_folder().iterdir():
-        abandoned = folder.stat().st_mtime < oldest and not Analysis.objects.filter(pk=folder.name).exists()
-        if abandoned:
+        try:
+            is_old = folder.stat().st_mtime < oldest
+        except FileNotFoundError:  # deleted by its owner meanwhile
+            continue
+        if is_old and not Analysis.objects.filter(pk=folder.name).exists():
             shutil.rmtree(folder, ignore_errors=True)

@@ -23,6 +23,7 @@ SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp"})
 MIN_SIDE: Final = 20  # less holds no face that could be read
 MAX_SIDE: Final = 30_000  # OpenCV counts the columns it samples in 16 bits
 
+NAME_LENGTH: Final = 100
 # Transparent parts become the middle grey: white or black would draw a hard edge around a light or dark face.
 BACKDROP: Final = (128, 128, 128)
 
@@ -86,6 +87,13 @@ def decode_photo(source: bytes | Readable, limits: Limits) -> NDArray[np.uint8]:
     with suppress(Exception):
         ImageOps.exif_transpose(picture, in_place=True)
     return np.array(_to_rgb(picture), dtype=np.uint8)
+
+
+def display_name(name: str) -> str:
+    """A stranger's name of a file, for eyes only: without what can't be printed, its end where it is long."""
+    shown = "".join(letter for letter in name if letter.isprintable()).strip()
+    shown = shown or gettext("a file without a name")
+    return shown if len(shown) <= NAME_LENGTH else f"…{shown[1 - NAME_LENGTH :]}"
 
 
 def _read(source: bytes | Readable, limits: Limits) -> bytes:

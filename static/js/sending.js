@@ -84,6 +84,8 @@ export function bringToLife(input, describe) {
     problem.hidden = true;
     const data = new FormData(form);
     const began = performance.now();
+    const stop = form.querySelector("#stop");
+    let why = texts.lost; // if the connection is
     const request = new XMLHttpRequest(); // fetch() cannot say how far an upload has come
     request.open("POST", form.action);
     request.responseType = "json";
@@ -99,6 +101,9 @@ export function bringToLife(input, describe) {
     request.upload.addEventListener("load", () => {
       bar.removeAttribute("value");
       status.textContent = texts.checking;
+      // The site has all of it, and may keep it whether or not we wait for the answer.
+      why = texts.unsure;
+      stop.hidden = true;
     });
     request.addEventListener("load", () => {
       if (request.response?.url) {
@@ -113,14 +118,15 @@ export function bringToLife(input, describe) {
     });
     request.addEventListener("error", () => {
       busy(false);
-      complain(texts.lost);
+      complain(why);
     });
     request.addEventListener("abort", () => {
       busy(false);
       complain(texts.stopped);
       send.focus();
     });
-    form.querySelector("#stop").onclick = () => request.abort();
+    stop.onclick = () => request.abort();
+    stop.hidden = false;
     bar.value = 0;
     status.textContent = texts.sending.replace("[percent]", "0\u202f%");
     busy(true);

@@ -152,7 +152,7 @@ function analysing(count) {
   status.textContent = say("analysing", { count });
 }
 
-function answered({ status: code, response }) {
+function answered({ status: code, response }, arrived) {
   if (response?.url) {
     location.assign(response.url);
     return;
@@ -163,7 +163,7 @@ function answered({ status: code, response }) {
     chosen.replaceChildren();
   }
   busy(false);
-  const why = { 413: "allTooLarge", 403: "old", 0: "lost" }[code] ?? "broken";
+  const why = { 413: "allTooLarge", 403: "old", 0: arrived ? "unsure" : "lost" }[code] ?? "broken";
   complain(response?.error ?? say(why), response?.rejections);
 }
 
@@ -174,11 +174,15 @@ function post(data, times = 0) {
   request.responseType = "json";
   request.setRequestHeader("Accept", "application/json");
   request.upload.addEventListener("progress", uploading);
-  request.upload.addEventListener("load", () => analysing(photos.size));
+  let arrived = false; // all of it: the site may keep it whether or not its answer comes
+  request.upload.addEventListener("load", () => {
+    arrived = true;
+    analysing(photos.size);
+  });
   request.addEventListener("loadend", () => {
     const seconds = request.status === 503 && Number(request.getResponseHeader("Retry-After"));
     if (!seconds || times === MOST_TIMES) {
-      answered(request);
+      answered(request, arrived);
       return;
     }
     status.textContent = say("busy");

@@ -96,6 +96,16 @@ def test_who_chooses_vietnamese_gets_it_on_every_page(client: Client) -> None:
 
 
 @pytest.mark.django_db
+def test_another_language_leads_back_to_the_same_page_or_where_that_was_an_answer_to_the_first(
+    client: Client,
+) -> None:
+    login = reverse("login") + "?next=/history/"
+    assert f'name="next" value="{login}"' in client.get(login).content.decode()
+    refused = client.post(reverse("analyse"))
+    assert refused.status_code == 400
+    assert f'name="next" value="{reverse("home")}"' in refused.content.decode()
+
+
 def test_the_browsers_own_language_is_heard(client: Client) -> None:
     page = client.get(reverse("home"), headers={"accept-language": "vi-VN,vi;q=0.9,en;q=0.5"})
     assert "Đọc các biểu cảm" in page.content.decode()

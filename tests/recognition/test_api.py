@@ -254,6 +254,31 @@ def test_too_much_is_refused_before_it_is_read(program: Client, settings: Settin
     assert "multipart/form-data" in in_json.json()["error"]
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=b"])
+def test_a_photo_that_is_no_file_of_a_form_is_answered_with_how_to_send_it(
+    program: Client, loaded: None, kind: str
+) -> None:
+    field = b'--b\r\nContent-Disposition: form-data; name="photos"\r\n\r\n'
+    response = program.generic(
+        "POST", ANALYSES, field + b"x" * 3_000_000 + b"\r\n--b--\r\n", content_type=kind
+    )
+
+    assert response.status_code == 400
+    assert "curl: -F photos=@photo.jpg" in response.json()["error"]
+
+
+def test_names_are_kept_without_what_cannot_be_printed(program: Client, portrait: bytes) -> None:
+    sent = [
+        {"name": "p.jpg", "base64": base64.b64encode(portrait).decode()},
+        {"name": "to\0do", "base64": "AAAA"},
+    ]
+
+    response = program.post(ANALYSES, {"photos": sent}, content_type="application/json")
+
+    _, refused = response.json()["report"]["photos"]
+    assert refused["name"] == "todo"
+
+
 def test_too_many_files_are_refused(program: Client, settings: Settings) -> None:
     settings.DATA_UPLOAD_MAX_NUMBER_FILES = settings.FER_MAX_FILES = 1
 
@@ -318,6 +343,7 @@ def test_an_address_that_is_none_and_a_number_out_of_bounds_are_answered_in_json
     refused = program.get(ANALYSES, {"limit": 1000})
     assert refused.status_code == 400
     assert "limit" in refused.json()["error"]
+    assert program.get(ANALYSES, {"offset": 2**63}).status_code == 400
 
 
 # The rest ---------------------------------------------------------------------------------------------------
@@ -382,13 +408,15 @@ def test_the_openapi_document_tells_of_every_call(client: Client) -> None:
 def test_a_key_is_shown_once_and_kept_as_its_hash(client: Client, ada: User) -> None:
     client.force_login(ada)
 
-    page = client.post(reverse("create_token"), {"name": "notebook"})
+    page = client.post(reverse("create_token"), {"name": "note\0book"})
 
     assert page["Cache-Control"] == "private, no-store"
     (shown,) = set(re.findall(r"fer_[\w-]{43}", page.content.decode()))
     token = ApiToken.objects.get(user=ada)
     assert token.sha256 == ApiToken.digest(shown)
     assert shown not in json.dumps(dict(client.session))
+    assert reverse("set_language") not in page.content.decode(), "in another language it could not be shown"
+    assert client.get(reverse("create_token"))["Location"] == reverse("profile") + "#keys"
     profile = client.get(reverse("profile")).content.decode()
     assert "notebook" in profile
     assert "never used" in profile
@@ -407,7 +435,6 @@ def test_keys_of_others_cannot_be_revoked(client: Client, key: str) -> None:
     client.force_login(User.objects.create_user("eve"))
 
     assert client.post(reverse("revoke_token", args=[ApiToken.objects.get().pk])).status_code == 404
-    assert client.get(reverse("create_token")).status_code == 405
     assert ApiToken.objects.exists()
 
 

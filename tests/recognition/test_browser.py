@@ -163,6 +163,33 @@ def test_photos_can_be_dropped_and_pasted_and_left_out_again(page: Page) -> None
     expect(page.get_by_role("button", name="Leave out pasted.png")).to_be_focused()
 
 
+# The site takes in all that is sent, and its answer does not come.
+ANSWER_LOST = """() => {
+    XMLHttpRequest.prototype.send = function () {
+        setTimeout(() => {
+            this.upload.dispatchEvent(new ProgressEvent("load"));
+            document.body.dataset.stop = document.querySelector("#stop")?.checkVisibility() ?? false;
+            this.dispatchEvent(new ProgressEvent("error"));
+            this.dispatchEvent(new ProgressEvent("loadend"));
+        });
+    };
+}"""
+
+
+@pytest.mark.parametrize("address", ["", "/batch/", "/video/"])
+def test_what_may_have_arrived_is_not_said_to_be_forgotten(
+    page: Page, portrait_file: Path, address: str
+) -> None:
+    page.goto(page.url.rstrip("/") + address)
+    page.set_input_files("#video" if address == "/video/" else "#photos", portrait_file)
+    page.evaluate(ANSWER_LOST)
+
+    page.click("#send")
+
+    expect(page.locator("#problem")).to_contain_text("It may have arrived")
+    assert page.evaluate("document.body.dataset.stop") == "false", "there is nothing left to be cancelled"
+
+
 def test_a_sample_photo_needs_no_file_of_ones_own(page: Page) -> None:
     page.get_by_role("button", name="Grace Hopper").click()
     page.wait_for_url("**/a/*/", timeout=60_000)

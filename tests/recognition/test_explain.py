@@ -21,6 +21,7 @@ from ml.config import PRESETS
 from ml.expressions import expression_index
 from ml.fmpn import FMPN
 from recognition import compare
+from recognition.admission import places
 from recognition.models import Analysis, Face
 from training.models import Checkpoint
 
@@ -205,6 +206,30 @@ def test_what_is_not_there_or_not_ones_own_is_not_found(
     stranger = Client()
     assert stranger.get(address(analysis)).status_code == 404
     assert stranger.get(address(analysis, face=1)).status_code == 404
+
+
+def test_who_comes_while_all_places_are_taken_is_asked_to_come_again(
+    client: Client, upload: Upload, settings: Settings
+) -> None:
+    analysis = upload()
+    settings.FER_PHOTOS_AT_ONCE = 1
+
+    with places.take():
+        for page in (address(analysis), address(analysis, face=1)):
+            response = client.get(page)
+            assert response.status_code == 503
+            assert response["Retry-After"] == "1"
+    assert client.get(address(analysis)).status_code == 200
+
+
+def test_the_way_back_from_a_photo_of_a_batch_is_to_that_photo(client: Client, upload: Upload) -> None:
+    analysis = upload()
+    analysis.kind = Analysis.Kind.BATCH
+    analysis.save()
+    photo = reverse("photo", args=[analysis.token, 1])
+
+    assert f'<p class="back"><a href="{photo}">' in client.get(address(analysis)).content.decode()
+    assert f'<p class="back"><a href="{photo}#' in client.get(address(analysis, face=1)).content.decode()
 
 
 def test_the_result_page_leads_to_both(client: Client, upload: Upload) -> None:

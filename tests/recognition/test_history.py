@@ -160,7 +160,7 @@ def test_a_month_opens_on_its_last_day_with_something_in_it(page: Client, ada: U
 
 
 @pytest.mark.parametrize(
-    "where", ["2026/2/30/", "2026/13/1/", "2026/13/", "2026/3/19/", "0/1/", "99999/1/1/"]
+    "where", ["2026/2/30/", "2026/13/1/", "2026/13/", "2026/3/19/", "0/1/", "99999/1/1/", "9999999999/1/1/"]
 )
 def test_days_that_are_not_or_have_not_been_are_not_found(page: Client, where: str) -> None:
     assert page.get(f"/history/{where}").status_code == 404
@@ -199,6 +199,16 @@ def test_an_analysis_has_a_note_of_its_own(page: Client, ada: User, keep: Keep) 
     analysis.refresh_from_db()
     assert analysis.note == "With <Charles>"
     assert "With &lt;Charles&gt;" in page.get(response["Location"]).content.decode()
+
+
+def test_who_had_to_log_in_to_save_a_note_comes_to_its_day(client: Client, ada: User, keep: Keep) -> None:
+    analysis = keep(user=ada, created=noon(date(2026, 3, 5)))
+    note = reverse("note", args=[analysis.token])
+    assert note in client.post(note, {"note": "Sent too late"})["Location"]
+
+    client.force_login(ada)
+
+    assert client.get(note)["Location"] == address(date(2026, 3, 5))
 
 
 def test_a_note_that_is_too_long_is_given_back_and_not_lost(page: Client, ada: User, keep: Keep) -> None:

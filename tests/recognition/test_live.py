@@ -108,6 +108,11 @@ class TestFrames:
 
         assert client.post(reverse("live_frame"), frame, content_type="image/jpeg").status_code == 403
         assert client.get(reverse("live_frame")).status_code == 405
+        client.get(reverse("live"))
+        form = {"csrfmiddlewaretoken": client.cookies["csrftoken"].value}
+        answer = client.post(reverse("live_frame"), form)
+        assert answer.status_code == 400
+        assert "not a form" in answer.json()["error"]
 
     def test_without_a_model_it_says_so(
         self, client: Client, frame: bytes, monkeypatch: pytest.MonkeyPatch

@@ -466,6 +466,7 @@ def test_purging_sweeps_folders_that_no_row_knows(upload: Upload, media: Path) -
     known = upload()
     orphan = media / "analyses" / "orphan"
     orphan.mkdir()
+    (media / "analyses" / "gone").symlink_to("deleted since the folder was listed")
     long_ago = (timezone.now() - timedelta(hours=48)).timestamp()
     for folder in (orphan, known.folder):
         os.utime(folder, (long_ago, long_ago))

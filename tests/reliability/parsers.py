@@ -35,7 +35,7 @@ from recognition import batches, gallery, mp4
 from recognition.api import _photos_in_json
 from recognition.ranges import _part
 from recognition.services import UploadError, upload_limits
-from recognition.uploads import Limits, PhotoError, decode_photo
+from recognition.uploads import NAME_LENGTH, Limits, PhotoError, decode_photo, display_name
 
 WEIGHTS: Final = {"weight": np.zeros((2, 2), np.float32)}
 
@@ -168,7 +168,7 @@ def album(data: bytes) -> None:
     most = upload_limits().megabytes * 1_000_000
     with suppress(UploadError), batches.open_zip(path) as archive:
         for info in batches.visible(archive)[:20]:
-            assert len(batches.display_name(info.filename)) <= batches.NAME_LENGTH
+            assert len(display_name(info.filename)) <= NAME_LENGTH
             with suppress(Exception):  # as its documentation says
                 assert len(batches.open_member(archive, info, Lock()).read()) <= most
 

@@ -217,9 +217,10 @@ def test_what_becomes_of_a_picture_is_said_before_it_is_sent(
     client: Client, settings: Settings, figure: Figure
 ) -> None:
     settings.FER_RETENTION_HOURS = 37
-    pages = {name: client.get(reverse(name)).content.decode() for name in ("home", "batch", "video")}
-    for page in pages.values():
-        form = page[page.index('id="upload"') : page.index('id="send"')]
+    pages = {name: client.get(reverse(name)).content.decode() for name in ("home", "batch", "video", "live")}
+    for name, page in pages.items():
+        button = "start" if name == "live" else "send"
+        form = page[page.index('id="main"') : page.index(f'id="{button}"')]
         for said in (
             "everybody who can be seen should know of it and agree",
             "deleted after 37 hours",
@@ -229,7 +230,7 @@ def test_what_becomes_of_a_picture_is_said_before_it_is_sent(
     client.force_login(User.objects.create_user("ada"))
     for name in pages:
         assert "when the time you chose has passed" in client.get(reverse(name)).content.decode()
-    live = client.get(reverse("live")).content.decode()
+    live = pages["live"]
     assert live.index("read and forgotten at once") < live.index('id="start"')
     figure(
         "What becomes of a picture, and who should agree, stands before the button that sends it",
