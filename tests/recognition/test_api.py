@@ -276,7 +276,7 @@ def test_names_are_kept_without_what_cannot_be_printed(program: Client, portrait
     response = program.post(ANALYSES, {"photos": sent}, content_type="application/json")
 
     _, refused = response.json()["report"]["photos"]
-    assert refused["name"] == "todo"
+    assert refused["photo"] == "todo"
 
 
 def test_too_many_files_are_refused(program: Client, settings: Settings) -> None:
