@@ -39,7 +39,7 @@ def frame(request: HttpRequest) -> HttpResponse:
     if int(request.META.get("CONTENT_LENGTH") or 0) > LIMITS.megabytes * 1_000_000:
         sentence = gettext("This frame is too large: at most %(kilobytes)d kB are read.")
         return _refuse(sentence % {"kilobytes": LIMITS.megabytes * 1000}, 413)
-    if request.content_type.startswith("multipart/"):  # read already, for its token
+    if (request.content_type or "").startswith("multipart/"):  # read already, for its token
         return _refuse(gettext("A frame is the body of its request, not a form."), 400)
     try:
         return JsonResponse(read_frame(request.body, masks=request.GET.get("mask") == "1"))
