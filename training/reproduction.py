@@ -36,7 +36,6 @@ from training.services import (
 )
 
 RECIPES: Final = Path(__file__).parent / "recipes"
-AVERAGED: Final = "averaged"
 CALIBRATED: Final = "calibrated"
 Split = Literal["train", "valid", "test", "all", "folds"]
 Train = Callable[[RunRequest], TrainingRun]
@@ -59,7 +58,8 @@ class Data:
 @dataclass(frozen=True)
 class Step:
     """One training. data: the set, and those added to it. options: flags of train_fmpn without their dashes,
-    in place of the preset's numbers; `start` may name an earlier step."""
+    in place of the preset's numbers; `start` may name an earlier step. share: of what it trains, 0..1, in the
+    mean with the checkpoint that it starts from, which then is the step's."""
 
     name: str
     data: tuple[str, ...]
@@ -67,6 +67,7 @@ class Step:
     fold_count: int = 10
     stage: Stages = "both"
     options: dict[str, Any] = field(default_factory=dict)
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,8 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Average:
-    """The mean of two checkpoints' weights, called "averaged", with a `share` of the second, 0..1: each a
-    step's, or the start."""
-
-    first: str
-    second: str
-    share: float
-
-
-@dataclass(frozen=True)
 class Calibration:
-    """Of that average, where there is one, else of the last step's checkpoint; called "calibrated".
-    accuracy: as in `calibrate`."""
+    """Of the last step's checkpoint; called "calibrated". accuracy: as in `calibrate`."""
 
     data: str
     split: Split = "valid"
@@ -101,8 +91,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured. checkpoint: "bundled", "averaged", "calibrated" or a step's, whose folds have one
-    each."""
+    """What is measured. checkpoint: "bundled", "calibrated" or a step's, whose folds have one each."""
 
     name: str
     data: str
@@ -124,7 +113,6 @@ class Recipe:
     data: dict[str, Data]
     start: Start | None
     train: tuple[Step, ...]
-    average: Average | None
     calibrate: Calibration | None
     measure: tuple[Measure, ...]
 
@@ -153,13 +141,12 @@ def read_recipe(path: Path) -> Recipe:
     """Read and check one recipe. Raises RecipeError."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        start, average, calibration = (values.pop(key, None) for key in ("start", "average", "calibrate"))
+        start, calibration = (values.pop(key, None) for key in ("start", "calibrate"))
         recipe = Recipe(
             name=path.stem,
             data={name: Data(name=name, **data) for name, data in values.pop("data").items()},
             start=Start(**start) if start else None,
             train=tuple(Step(**{**step, "data": tuple(step["data"])}) for step in values.pop("train", [])),
-            average=Average(**average) if average else None,
             calibrate=Calibration(**calibration) if calibration else None,
             measure=tuple(Measure(**measure) for measure in values.pop("measure")),
             seeds=tuple(values.pop("seeds", [0])),
@@ -188,10 +175,7 @@ def _check(recipe: Recipe) -> None:
         if not isinstance(user, Step) and user.split not in get_args(Split):
             raise LaunchError(f"there is no split {user.split!r}")
     given = [recipe.start.name] if recipe.start else []
-    if recipe.average and not {recipe.average.first, recipe.average.second} <= {*steps, *given}:
-        raise LaunchError("it averages what it neither trains nor starts from")
-    known = {*steps, "bundled", *([AVERAGED] if recipe.average else [])}
-    known |= {CALIBRATED} if recipe.calibrate else set()
+    known = {*steps, "bundled", *([CALIBRATED] if recipe.calibrate else [])}
     for measure in recipe.measure:
         if measure.checkpoint not in known:
             raise LaunchError(f"there is no checkpoint {measure.checkpoint!r} in it")
@@ -199,6 +183,10 @@ def _check(recipe: Recipe) -> None:
         start = step.options.get("start")
         earlier = [*steps[:number], *given]
         _config(step, "random" if start in earlier else start)
+        if step.share != 1 and (start not in [*earlier, "bundled"] or step.protocol != "split"):
+            raise LaunchError(f"{step.name} has no one checkpoint to start from and to be averaged with")
+        if not 0 < step.share <= 1:
+            raise LaunchError(f"the share of {step.name} must be above 0, 1 at most")
 
 
 def _config(step: Step, start: str | None) -> TrainConfig:
@@ -269,7 +257,7 @@ def reproduce(
     on_progress: Progress,
     again: bool = False,
 ) -> Document:
-    """Train what is not trained yet, average, calibrate, measure, and store the document as `recipe.result`.
+    """Train and average what is not trained yet, calibrate, measure; store the document as `recipe.result`.
 
     data, start: as `find_data` and `find_start` give them. train: makes a finished run of a request, or
     raises. device: "cpu" or "cuda". again: trains also what a finished run has trained. Raises as those that
@@ -284,10 +272,9 @@ def reproduce(
             runs.append(_run_facts(step, run))
             number = "{fold}" if step.protocol != "split" else "0"
             checkpoints[step.name] = str(run.folder / f"fold_{number}" / CHECKPOINT_NAME)
+            if step.share < 1:
+                checkpoints[step.name] = str(_average(recipe, step, checkpoints, seed))
         last = Path(checkpoints[recipe.train[-1].name if recipe.train else "bundled"])
-        if recipe.average:
-            last = _average(recipe, recipe.average, checkpoints, seed)
-            checkpoints[AVERAGED] = str(last)
         if recipe.calibrate:
             checkpoints[CALIBRATED] = str(
                 _calibrate(recipe, recipe.calibrate, last, data, seed, device, on_progress)
@@ -306,7 +293,6 @@ def reproduce(
         "shows": recipe.shows,
         "seeds": list(recipe.seeds),
         "train": [asdict(step) for step in recipe.train],
-        "average": asdict(recipe.average) if recipe.average else None,
         "calibrate": asdict(recipe.calibrate) if recipe.calibrate else None,
         "runs": runs,
         "seconds": sum(run["seconds"] for run in runs),
@@ -356,10 +342,11 @@ def _run_facts(step: Step, run: TrainingRun) -> Document:
     }
 
 
-def _average(recipe: Recipe, average: Average, checkpoints: Mapping[str, str], seed: int) -> Path:
-    first, second = (load_checkpoint(Path(checkpoints[name])) for name in (average.first, average.second))
-    output = results_folder() / f"{recipe.name}-{seed}-averaged.safetensors"
-    save_average(output, first, second, average.share)
+def _average(recipe: Recipe, step: Step, checkpoints: Mapping[str, str], seed: int) -> Path:
+    names = (step.options["start"], step.name)
+    start, trained = (load_checkpoint(Path(checkpoints[name])) for name in names)
+    output = results_folder() / f"{recipe.name}-{seed}-{step.name}.safetensors"
+    save_average(output, start, trained, step.share)
     return output
 
 

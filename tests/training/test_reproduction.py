@@ -111,6 +111,8 @@ def test_what_a_recipe_cannot_mean_is_refused_in_a_sentence(tmp_path: Path) -> N
         ('data = "drawn"', 'data = "painted"', "no data set 'painted'"),
         ('title = "Drawn faces"', "", "title"),
         ("hours = 0.01", "hours", "wrong.toml"),
+        ('name = "first"', 'name = "first"\nshare = 0.5', "first has no one checkpoint to start from"),
+        ('name = "folds"', 'name = "folds"\nshare = 0.5', "folds has no one checkpoint to start from"),
     ]:
         path.write_text(TINY.replace(right, wrong, 1))
         with pytest.raises(RecipeError, match=words):
@@ -177,8 +179,7 @@ def test_a_checkpoint_to_begin_with_is_asked_for_trained_from_and_averaged_with(
     reproduce("tiny")
     given = next(TrainingRun.objects.filter(name__contains="first")[0].folder.rglob("fmpn.safetensors"))
     text = seed_once.replace("[[train]]", begun, 1).replace('start = "random"', 'start = "given"')
-    average = '[average]\nfirst = "given"\nsecond = "first"\nshare = 0.25\n\n[[measure]]'
-    text = text.replace("[[measure]]", average).replace('checkpoint = "folds"', 'checkpoint = "averaged"')
+    text = text.replace('name = "first"', 'name = "first"\nshare = 0.25', 1)
     (tiny_recipe.parent / "begun.toml").write_text(text)
     with pytest.raises(CommandError, match=r"needs one made by hand\. .* --data given=FILE"):
         reproduce("begun")
@@ -190,8 +191,10 @@ def test_a_checkpoint_to_begin_with_is_asked_for_trained_from_and_averaged_with(
         for path in (
             given,
             next(trained.folder.rglob("fmpn.safetensors")),
-            results_folder() / "begun-0-averaged.safetensors",
+            results_folder() / "begun-0-first.safetensors",
         )
     )
     assert not np.array_equal(first, second)
     np.testing.assert_allclose(mean, 0.75 * first + 0.25 * second, atol=1e-6)
+    later = TrainingRun.objects.get(name__startswith="begun, folds")
+    assert later.config["start"] == str(results_folder() / "begun-0-first.safetensors")
