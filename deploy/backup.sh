@@ -1,5 +1,5 @@
 #!/bin/sh
-# Database, photos and runs in one file: deploy/backup.sh FOLDER [DAYS]
+# Database, photos, runs and imported checkpoints in one file: deploy/backup.sh FOLDER [DAYS]
 #
 # Written as FOLDER/fmpn-fer-DATE.tar.gz, readable by its owner alone; older ones than DAYS (7) are deleted, so
 # that nothing outlives here for long what was deleted on the site. The site goes on meanwhile.
@@ -15,8 +15,10 @@ var=$(setting FER_VAR_DIR)
 database=$(setting DATABASE_URL)
 
 mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+name=fmpn-fer-$(date -u +%Y-%m-%dT%H%M%SZ).tar.gz
 work=$(mktemp -d "$folder/.unfinished-XXXXXX")
-trap 'rm -rf "$work"' EXIT INT TERM
+trap 'rm -rf "$work" "$folder/.$name"' EXIT INT TERM
 
 # The database first: a photo that comes or goes later has a file too many or too few, and never a row.
 case $database in
@@ -34,16 +36,16 @@ esac
 
 # A file that a person deletes while it is read is no error: tar's 1 says that, 2 and more are errors.
 cd "$var"
-set -- media runs
-for name in "$@"; do
+set -- media runs checkpoints
+for part in "$@"; do
   shift
-  [ -d "$name" ] && set -- "$@" "$name"
+  [ -d "$part" ] && set -- "$@" "$part"
 done
 tar --create --file="$work/files.tar" --warning=no-file-changed --ignore-failed-read "$@" --files-from=/dev/null ||
   [ $? -eq 1 ]
 
-name=fmpn-fer-$(date -u +%Y-%m-%dT%H%M%SZ).tar.gz
 tar --create --gzip --file="$folder/.$name" --directory="$work" .
 mv "$folder/.$name" "$folder/$name"
-find "$folder" -maxdepth 1 -name 'fmpn-fer-*.tar.gz' -mtime "+$days" -delete
+# An hour less: the one of seven days ago may have been made a little later in the night than this one.
+find "$folder" -maxdepth 1 -name 'fmpn-fer-*.tar.gz' -mmin "+$((days * 1440 - 60))" -delete
 echo "$folder/$name"

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Puts a backup in the place of what is there: deploy/restore.sh FILE
 #
-# Stop the site first (systemctl stop fmpn-fer.target). Photos and runs that lie there are moved aside, not
-# deleted; the database's tables are replaced.
+# Stop the site first (systemctl stop fmpn-fer.target 'fmpn-fer-*.service'). Photos, runs and checkpoints that
+# lie there are moved aside, not deleted; the database's tables are replaced.
 set -eu
 umask 077
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -32,13 +32,19 @@ case $database in
     ;;
   *)
     [ -f "$work/database.dump" ] || { echo "$backup holds no PostgreSQL database." >&2; exit 1; }
-    pg_restore --clean --if-exists --no-owner --single-transaction --exit-on-error \
-      --dbname="$database" "$work/database.dump"
+    # Every table goes, those too that the backup does not know of: they are of a newer version.
+    pg_restore --no-owner --file="$work/database.sql" "$work/database.dump"
+    psql --quiet --no-psqlrc --single-transaction --set=ON_ERROR_STOP=1 --output=/dev/null --command='
+      DO $$ DECLARE name text; BEGIN
+        FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = $q$public$q$ LOOP
+          EXECUTE format($q$DROP TABLE public.%I CASCADE$q$, name);
+        END LOOP;
+      END $$' --file="$work/database.sql" "$database"
     ;;
 esac
 
 aside=$var/before-restore-$(date -u +%Y-%m-%dT%H%M%SZ)
-for name in media runs; do
+for name in media runs checkpoints; do
   if [ -d "$var/$name" ]; then
     mkdir -p "$aside"
     mv "$var/$name" "$aside/$name"
@@ -57,5 +63,8 @@ from recognition.models import Analysis
 kept = list(Analysis.objects.live())
 without = [analysis.pk for analysis in kept if not analysis.folder.is_dir()]
 print(f"{len(kept)} analyses are there, {len(without)} of them without their files.")
+from training.models import Checkpoint
+for missing in (one for one in Checkpoint.objects.all() if not one.path.is_file()):
+    print(f"The checkpoint {missing} is without its file {missing.path}.")
 '
 [ ! -d "$aside" ] || echo "What was there before lies in $aside: delete it once all is well."

@@ -17,8 +17,12 @@ echo "Fetching ..."
 git fetch --quiet --tags
 if [ -n "${1:-}" ]; then
   git checkout --quiet "$1"
-else
-  git merge --quiet --ff-only
+fi
+if git symbolic-ref --quiet HEAD > /dev/null; then
+  git merge --quiet --ff-only # a branch: to what was fetched of it
+elif [ -z "${1:-}" ]; then
+  echo "No branch is checked out, but a tag or a commit. Say which is wanted: deploy/upgrade.sh main" >&2
+  exit 1
 fi
 again() { echo "Not finished. Back to the old version: deploy/upgrade.sh $before" >&2; }
 trap 'again' EXIT
@@ -30,7 +34,7 @@ systemctl daemon-reload
 
 # The old processes must not meet the new tables. What waits in the queues waits on.
 echo "Restarting ..."
-systemctl stop fmpn-fer.target
+systemctl stop fmpn-fer.target 'fmpn-fer-*.service' # for the target alone it would not wait
 deploy/manage.sh migrate --verbosity 0
 deploy/manage.sh check --deploy --fail-level WARNING
 systemctl start fmpn-fer.target
