@@ -98,11 +98,15 @@ class Service:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the site until it is told to stop; return the exit code."""
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fer_site.start", description="Start the whole site.")
     parser.add_argument("--port", type=port_number, default=8000, metavar="8000")
-    port: int = parser.parse_args(arguments).port
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the site until it is told to stop; return the exit code."""
+    port: int = argument_parser().parse_args(arguments).port
     stopping = stop_event()
     try:
         prepare(port)

@@ -243,7 +243,8 @@ def visible(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 
 
 def _is_clutter(name: str) -> bool:
-    return any(part in CLUTTER or part.startswith(".") for part in name.replace("\\", "/").split("/"))
+    parts = [part for part in name.replace("\\", "/").split("/") if part != "."]  # as in ./a.jpg
+    return any(part in CLUTTER or part.startswith(".") for part in parts)
 
 
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, turn: Lock) -> IO[bytes]:

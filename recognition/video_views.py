@@ -132,7 +132,7 @@ def _fitted(width: int, height: int) -> tuple[int, int]:
 
 def _people(analysis: Analysis) -> Iterator[PersonShown]:
     for track in analysis.tracks.all():
-        seen = list(track.sightings.only("milliseconds", "probabilities", "problem"))
+        seen = list(track.sightings.only("track", "milliseconds", "probabilities", "problem"))
         if seen:
             yield PersonShown(track.number, list(_pieces(seen)), timelines.stretches(seen))
 

@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 RAW: Final = "upload.raw"  # what was uploaded, until it was read
 LANGUAGE: Final = "upload.language"  # of who waits for it: the worker speaks it, should something be wrong
 COPY: Final = "video.mp4"
+PART: Final = "copy-{}.part"  # of an attempt; the copy, until it is whole
 POSTER: Final = "poster.jpg"  # its first frame, and its size
 
 SHOWN_SIDE: Final = 1280
@@ -138,12 +139,14 @@ def too_large() -> UploadError:
 
 @dataclass(frozen=True)
 class Video:
-    """An open file. seconds: how long it says it is, None where it does not say (and it may lie)."""
+    """An open file. seconds: how long it says it is, None where it does not say (and it may lie). is_cut:
+    whether bytes are missing at its end."""
 
     container: InputContainer
     stream: VideoStream
     seconds: float | None
     bytes: int
+    is_cut: bool
 
 
 @contextmanager
@@ -181,7 +184,7 @@ def open_video(path: Path, limits: VideoLimits) -> Iterator[Video]:
         seconds = container.duration / 1_000_000 if container.duration else None
         if seconds is not None and seconds > limits.seconds + 1:
             raise _too_long(limits)
-        yield Video(container, stream, seconds, size)
+        yield Video(container, stream, seconds, size, form == "matroska" and _is_cut(path, size))
 
 
 def _demuxer(path: Path) -> str:
@@ -193,6 +196,23 @@ def _demuxer(path: Path) -> str:
     if start.startswith(b"\x1aE\xdf\xa3"):
         return "matroska"
     raise VideoError(_("This is not a video known here; MP4, WebM and MOV videos are accepted."))
+
+
+def _is_cut(path: Path, size: int) -> bool:
+    """Whether a Matroska file's segment, which holds all else, says that it ends beyond the file (RFC 9559).
+
+    One that was written as it was recorded does not say where it ends.
+    """
+    with path.open("rb") as stream:
+        _, segment, rest = stream.read(4096).partition(b"\x18\x53\x80\x67")
+        begin = stream.tell() - len(rest)
+    # A number of variable length (RFC 8794): its first byte's leading zeros tell of how many bytes.
+    length = 9 - rest[0].bit_length() if segment and rest else 9
+    if not length <= min(8, len(rest)):
+        return False
+    largest = (1 << 7 * length) - 1
+    announced = int.from_bytes(rest[:length], "big") & largest
+    return announced != largest and begin + length + announced > size
 
 
 def _picture_stream(container: InputContainer) -> VideoStream:
@@ -264,8 +284,7 @@ def read_frames(
                 yielded = time - start
                 yield yielded, frame
     # An MP4 lists its frames, and `open_video` looked; a WebM that was cut off just ends.
-    missing = (video.seconds or 0.0) - now
-    if read and "matroska" in video.container.format.name and missing > max(2.0, now / 10):
+    if read and video.is_cut:
         raise _broken(now)
     if not read:
         raise VideoError(_("This video is empty or damaged: no picture in it could be read."))
@@ -355,10 +374,11 @@ def _read(analysis: Analysis, progress: Progress) -> None:
         return  # its worker was lost when all was done
     services.begin_reading(analysis, predictor.name)
     pause = 1 / settings.FER_VIDEO_RATE
-    tracker: Tracker[_Seen] = Tracker(max(SECONDS_OF_ABSENCE, 1.5 * pause))
     due = 0.0
     try:
         with _Result(analysis) as result, open_video(analysis.folder / RAW, limits) as video:
+            longest = max(pause, 1 / float(video.stream.guessed_rate or 25))  # from one look to the next
+            tracker: Tracker[_Seen] = Tracker(max(SECONDS_OF_ABSENCE, 1.5 * longest))
 
             def alive(seconds: float, position: int) -> None:
                 """Say where we are. A file that does not say how long it is has told how large it is."""
@@ -421,7 +441,7 @@ class _Result:
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
         self._folder = analysis.folder
-        self._part = self._folder / f"copy-{analysis.attempts}.part"
+        self._part = self._folder / PART.format(analysis.attempts)
         self._copy: _Copy | None = None
         self._tracks: dict[int, Track] = {}
         self._rows: list[Sighting] = []
@@ -429,7 +449,7 @@ class _Result:
 
     def __enter__(self) -> Self:
         self._analysis.tracks.all().delete()
-        for left in (*self._folder.glob("copy-*.part"), *self._folder.glob("person-*.jpg")):
+        for left in (*self._folder.glob(PART.format("*")), *self._folder.glob("person-*.jpg")):
             left.unlink(missing_ok=True)
         return self
 
@@ -529,8 +549,11 @@ def drop_raw_files() -> None:
     ended = Analysis.objects.filter(
         kind=Analysis.Kind.VIDEO, state__in=(State.DONE, State.FAILED, State.CANCELLED)
     )
-    for analysis in ended.only("pk").iterator():
+    for analysis in ended.only("pk", "state", "started", "heartbeat").iterator():
         with suppress(OSError):
+            if not is_stopping(analysis):  # what a lost worker had of its copy
+                for part in analysis.folder.glob(PART.format("*")):
+                    part.unlink(missing_ok=True)
             _drop_upload(analysis.folder)
 
 

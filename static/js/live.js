@@ -193,13 +193,16 @@ async function follow(mine) {
 // Faces that stay the same ----------------------------------------------------------------------------------
 
 let tracks = [];
+let drawn = 0; // when the frame before was
 
 const middle = ({ box: [left, top, right, bottom] }) => [(left + right) / 2, (top + bottom) / 2];
 
 /** Join the faces of a frame with those before, nearest first, and smooth what they show. */
 function join(faces) {
   const now = performance.now() / 1000;
-  tracks = tracks.filter(({ seen }) => now - seen < FORGOTTEN);
+  // Who was in the frame before is not forgotten, however long this one took.
+  tracks = tracks.filter(({ seen }) => seen === drawn || now - seen < FORGOTTEN);
+  drawn = now;
   const pairs = faces.flatMap((face) =>
     tracks.map((track) => {
       const [x, y] = middle(face);
@@ -401,7 +404,7 @@ snapshot.addEventListener("submit", async (event) => {
     line.querySelector("img").src = URL.createObjectURL(blob);
     part("kept").prepend(line);
   } catch (error) {
-    complain(error instanceof Refused ? error.name : "lost", error.sentence);
+    complain(error.name === "old" ? "old" : "snapshot", error.sentence);
   } finally {
     button.disabled = false;
   }

@@ -300,9 +300,14 @@ new ResizeObserver(() => show(video.currentTime)).observe(overlay);
 for (const button of document.querySelectorAll("[data-jump]")) {
   button.addEventListener("click", () => jump(Number(button.dataset.jump)));
 }
-document.querySelector("#show-boxes").addEventListener("change", ({ target }) => {
-  overlay.toggleAttribute("hidden", !target.checked);
-});
+const boxesShown = document.querySelector("#show-boxes");
+function showBoxes() {
+  overlay.toggleAttribute("hidden", !boxesShown.checked);
+  for (const box of boxes) box.text.textContent = ""; // what changed while it was hidden had no width
+  show(video.currentTime);
+}
+boxesShown.addEventListener("change", showBoxes);
+showBoxes(); // browsers keep a switch's place when a page is loaded again
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const { plot } of timelines) plot.redraw(false);
 });

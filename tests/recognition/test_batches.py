@@ -14,7 +14,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from openpyxl import load_workbook
 from playwright.sync_api import Browser, FilePayload
-from pytest_django import Settings
+from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 from pytest_django.live_server_helper import LiveServer
 
 from recognition import background, batches, services
@@ -100,6 +100,10 @@ def test_a_zip_is_queued_as_it_came_and_nothing_is_unpacked(
     lying = sorted(path.name for path in batches.incoming(analysis).iterdir())
     assert lying == ["1", "names.json"]
     assert (batches.incoming(analysis) / "1").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_zip_that_was_packed_from_within_its_folder_holds_what_it_holds(send: Send, album: Files) -> None:
+    assert send({"album.zip": packed({f"./{name}": data for name, data in album.items()})}).total == 4
 
 
 def test_a_batch_that_waits_is_listed_as_queued(client: Client, send: Send, album: Files) -> None:
@@ -365,9 +369,16 @@ def test_a_table_of_many_faces_is_never_whole_in_memory(client: Client, gallery:
     assert most_memory(range(310, 1210)) < 1.2 * few
 
 
-def test_a_batch_is_deleted_with_its_pictures(client: Client, gallery: Analysis) -> None:
-    assert client.post(f"/a/{gallery.pk}/delete/").status_code == 302
+def test_a_batch_is_deleted_with_its_pictures(
+    client: Client,
+    gallery: Analysis,
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    gallery.folder.mkdir(parents=True, exist_ok=True)
+    with django_capture_on_commit_callbacks(execute=True):
+        assert client.post(f"/a/{gallery.pk}/delete/").status_code == 302
     assert not Photo.objects.exists()
+    assert not gallery.folder.exists()
 
 
 # In a browser -----------------------------------------------------------------------------------------------

@@ -92,7 +92,9 @@ def test_the_box_lies_on_the_face(page: Page, portrait_file: Path) -> None:
 def test_bars_are_as_long_as_their_percents_say(page: Page, portrait_file: Path) -> None:
     read(page, portrait_file)
 
-    for row in page.locator(".bars tr").all():
+    rows = page.locator(".bars tr")
+    expect(rows).to_have_count(8)
+    for row in rows.all():
         share = int(re.sub(r"\D", "", row.locator(".share").inner_text()))
         track, fill = (row.locator(part).bounding_box() for part in (".track", ".fill"))
         assert track is not None

@@ -23,12 +23,12 @@ from django.utils import timezone
 from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, Locator, expect
-from pytest_django import Settings
+from pytest_django import DjangoAssertNumQueries, Settings
 from pytest_django.live_server_helper import LiveServer
 
 from ml.expressions import EXPRESSIONS
 from recognition import background, services, videos
-from recognition.models import Analysis, Sighting, analyses_folder
+from recognition.models import Analysis, Sighting, Track, analyses_folder
 from recognition.samples import SAMPLES
 from recognition.services import purge_expired
 from recognition.timelines import stretches
@@ -53,9 +53,10 @@ def film(
     codec: str = "libx264",
     times: list[int] | None = None,
     rotation: int = 0,
-    sound: bool = False,
+    sound: int = 0,
 ) -> bytes:
-    """A video of these pictures, as bytes. times: in milliseconds, where they do not come at `rate`."""
+    """A video of these pictures, as bytes. times: in milliseconds, where they do not come at `rate`. sound:
+    how many eighths of a second of silence."""
     stream = io.BytesIO()
     with av.open(stream, "w", format=form) as container:
         pictures_out = container.add_stream(codec, rate=rate, options={"crf": "20", "preset": "ultrafast"})
@@ -73,14 +74,15 @@ def film(
             container.mux(pictures_out.encode(frame))
         container.mux(pictures_out.encode(None))
         if tone is not None:
-            container.mux(tone.encode(silence()))
+            for piece in range(sound):
+                container.mux(tone.encode(silence(piece)))
             container.mux(tone.encode(None))
     return stream.getvalue()
 
 
-def silence() -> av.AudioFrame:
+def silence(piece: int = 0) -> av.AudioFrame:
     frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-    frame.sample_rate = 8000
+    frame.sample_rate, frame.pts = 8000, 1024 * piece
     return frame
 
 
@@ -102,7 +104,7 @@ def scene() -> list[Picture]:
 
 @pytest.fixture(scope="module")
 def two_people(scene: list[Picture]) -> bytes:
-    return film(scene, sound=True)
+    return film(scene, sound=1)
 
 
 @pytest.fixture(autouse=True)
@@ -379,6 +381,23 @@ def test_a_cancelled_video_stops_at_once_and_keeps_what_was_read(
     assert not (stopped.folder / "upload.raw").exists()
 
 
+def test_a_page_costs_as_many_questions_for_an_hour_as_for_a_moment(
+    client: Client, send: Send, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    done = send(film(grey(3)))
+    Analysis.objects.update(state="done")
+    track = Track.objects.create(analysis=done, number=1)
+    Sighting.objects.bulk_create(
+        Sighting(
+            track=track, milliseconds=n, box=[0, 0, 9, 9], landmarks={}, confidence=1, problem="too small"
+        )
+        for n in range(100)
+    )
+
+    with django_assert_max_num_queries(15):
+        client.get(done.get_absolute_url())
+
+
 def test_a_page_waits_for_the_worker_to_stop(client: Client, send: Send, nobody: None) -> None:
     waiting = send(film(grey(10)))
     Analysis.objects.update(state="running", started=timezone.now())
@@ -394,6 +413,7 @@ def test_a_page_waits_for_the_worker_to_stop(client: Client, send: Send, nobody:
 def test_what_was_cancelled_before_it_began_leaves_no_file(send: Send) -> None:
     waiting = send(film(grey(3)))
 
+    (waiting.folder / "copy-1.part").write_bytes(b"what a worker had of it that was lost")
     background.cancel(waiting)
     work(waiting)
     purge_expired()
@@ -544,6 +564,19 @@ def test_a_webm_that_was_cut_off_says_so(read: Send, nobody: None) -> None:
 
     assert done.state == "failed", done.done
     assert re.search("could be read for its first [234] seconds only", done.error)
+
+
+def test_sound_that_goes_on_longer_is_no_damage(read: Send, nobody: None) -> None:
+    done = read(film(grey(10), form="matroska", sound=60))
+
+    assert (done.state, done.error) == ("done", "")
+
+
+def test_who_is_in_a_picture_every_few_seconds_is_one_person(read: Send, scene: list[Picture]) -> None:
+    done = read(film(scene[:1] * 4, 1, times=[0, 3000, 6000, 9000]))
+
+    (person,) = done.tracks.all()
+    assert person.sightings.count() == 4
 
 
 def test_a_video_that_breaks_off_says_so_and_keeps_what_was_read(
