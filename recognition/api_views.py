@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext
 from django.views.decorators.cache import cache_control
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from recognition.api_docs import documentation
 from recognition.models import ApiToken
@@ -34,6 +34,7 @@ def docs(request: HttpRequest) -> HttpResponse:
 
 @private
 @login_required
+@require_http_methods(["GET", "HEAD", "POST"])
 def create_token(request: HttpRequest) -> HttpResponse:
     """Make a key and show it, this once: it is in no address and no session, so nobody reads it again."""
     assert isinstance(request.user, User)
@@ -50,6 +51,7 @@ def create_token(request: HttpRequest) -> HttpResponse:
 
 @private
 @login_required
+@require_http_methods(["GET", "HEAD", "POST"])
 def revoke_token(request: HttpRequest, pk: int) -> HttpResponse:
     assert isinstance(request.user, User)
     if request.method != "POST":

@@ -92,6 +92,7 @@ def day(request: HttpRequest, year: int, month: int, day: int) -> HttpResponse:
 
 @private
 @login_required
+@require_http_methods(["GET", "HEAD", "POST"])
 def note(request: HttpRequest, token: str) -> HttpResponse:
     """Write the note of one analysis, and go back to its day."""
     analysis = own_analysis(request, token)

@@ -3,7 +3,7 @@
 import logging
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, RawPostDataException
 from django.shortcuts import render
 from django.utils.translation import gettext
 from django.views.decorators.csrf import ensure_csrf_cookie
@@ -39,10 +39,10 @@ def frame(request: HttpRequest) -> HttpResponse:
     if int(request.META.get("CONTENT_LENGTH") or 0) > LIMITS.megabytes * 1_000_000:
         sentence = gettext("This frame is too large: at most %(kilobytes)d kB are read.")
         return _refuse(sentence % {"kilobytes": LIMITS.megabytes * 1000}, 413)
-    if (request.content_type or "").startswith("multipart/"):  # read already, for its token
-        return _refuse(gettext("A frame is the body of its request, not a form."), 400)
     try:
         return JsonResponse(read_frame(request.body, masks=request.GET.get("mask") == "1"))
+    except RawPostDataException:  # a form, which was read for its token
+        return _refuse(gettext("A frame is the body of its request, not a form."), 400)
     except Busy:
         return refuse_busy(request)
     except PhotoError as error:
