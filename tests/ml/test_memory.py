@@ -1,6 +1,11 @@
-"""Memory that a long computation frees and asks for again; looked at in the system's own counters."""
+"""Memory that a long computation frees and asks for again; looked at in the system's own counters.
+
+In a process of its own: what tests before have left in the heap would answer in the system's place.
+"""
 
 import platform
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -40,7 +45,7 @@ def in_memory() -> int:
     return pages * int(resource.getpagesize())
 
 
-def test_what_is_freed_is_there_for_the_next_step() -> None:
+def what_is_freed_is_there_for_the_next_step() -> None:
     faults_of_a_step()
     assert faults_of_a_step() > 40, "large pages are of 2 MB at most"
     with memory_kept():
@@ -49,7 +54,7 @@ def test_what_is_freed_is_there_for_the_next_step() -> None:
     assert faults_of_a_step() > 40
 
 
-def test_at_the_end_it_goes_back_to_the_system() -> None:
+def at_the_end_it_goes_back_to_the_system() -> None:
     before = resident()
     with memory_kept():
         step()
@@ -59,14 +64,14 @@ def test_at_the_end_it_goes_back_to_the_system() -> None:
     assert in_memory() < before + 10 * MEGABYTE
 
 
-def test_afterwards_what_is_less_large_is_still_there_for_the_next_step() -> None:
+def afterwards_what_is_less_large_is_still_there_for_the_next_step() -> None:
     with memory_kept():
         step()
     faults_of_a_step(28)
     assert faults_of_a_step(28) < 8, "glibc keeps such arrays by itself, once it has seen one"
 
 
-def test_it_goes_back_after_an_error_too() -> None:
+def it_goes_back_after_an_error_too() -> None:
     before = resident()
 
     def fail() -> None:
@@ -77,3 +82,17 @@ def test_it_goes_back_after_an_error_too() -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         fail()
     assert in_memory() < before + 10 * MEGABYTE
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        what_is_freed_is_there_for_the_next_step,
+        at_the_end_it_goes_back_to_the_system,
+        afterwards_what_is_less_large_is_still_there_for_the_next_step,
+        it_goes_back_after_an_error_too,
+    ],
+)
+def test_in_a_fresh_process(claim: Callable[[], None]) -> None:
+    with get_context("spawn").Pool(1) as pool:
+        pool.apply(claim)
