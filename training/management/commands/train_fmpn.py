@@ -16,7 +16,6 @@ from training.management.arguments import (
     config_of,
     find_datasets,
     fold_numbers,
-    ready_database,
 )
 from training.management.foreground import INTERRUPTED_CODE, KEPT, train_here
 from training.models import Dataset, Fold, State, TrainingRun
@@ -53,7 +52,6 @@ class Command(BaseCommand):
         parser.add_argument("--queue", action="store_true", help="hand it to the workers and return at once")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        ready_database()
         try:
             request = _request(options)
             run = services.find_unfinished(request)
