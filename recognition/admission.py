@@ -5,12 +5,11 @@ grow, and everybody in it wait longer and longer.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from threading import Condition
 from typing import Final
 
 from django.conf import settings
-from django.http import HttpRequest, UnreadablePostError
 
 SECONDS_TO_COME_AGAIN: Final = 1.0  # a photo of a phone takes less
 
@@ -51,14 +50,3 @@ class _Places:
 
 
 places = _Places()
-
-
-def discard_body(request: HttpRequest) -> None:
-    """Take in what was sent and forget it, before a refusal.
-
-    Gunicorn says that it keeps a connection, and then closes it where much of a body was left unread: the
-    next request on it, as nginx may send one, would be lost.
-    """
-    with suppress(UnreadablePostError):  # they left
-        while request.read(64 * 1024):
-            pass

@@ -36,7 +36,7 @@ from ninja.utils import check_csrf
 
 from recognition import limits, services
 from recognition.access import Owner
-from recognition.admission import SECONDS_TO_COME_AGAIN, Busy, discard_body, places
+from recognition.admission import SECONDS_TO_COME_AGAIN, Busy, places
 from recognition.api_schemas import (
     AnalysisDetail,
     AnalysisPage,
@@ -422,7 +422,6 @@ def too_often(request: HttpRequest, error: TooOften) -> HttpResponse:
 
 @api.exception_handler(Busy)
 def busy(request: HttpRequest, error: Busy) -> HttpResponse:
-    discard_body(request)
     sentence = gettext("Many photos are being read at this moment. Send it again in a second.")
     response = _error(request, 503, sentence)
     limits.set_retry_after(response, SECONDS_TO_COME_AGAIN)

@@ -18,7 +18,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from recognition import exports, limits, services
 from recognition.access import Owner, own_analysis
-from recognition.admission import SECONDS_TO_COME_AGAIN, Busy, discard_body, places
+from recognition.admission import SECONDS_TO_COME_AGAIN, Busy, places
 from recognition.batch_views import batch_page
 from recognition.models import Analysis
 from recognition.samples import SAMPLES
@@ -123,7 +123,6 @@ def refuse_hasty(request: HttpRequest, seconds: float) -> HttpResponse:
 
 def refuse_busy(request: HttpRequest) -> HttpResponse:
     """The answer where other photos take all places at this moment."""
-    discard_body(request)
     response: HttpResponse
     if _prefers_json(request):
         sentence = gettext("Many photos are being read at this moment. Send it again in a second.")

@@ -380,6 +380,24 @@ def test_five_thousand_photos_of_two_hundred_sizes_leave_the_memory_flat(figure:
 
 
 @posix_only
+def test_a_refusal_leaves_the_connection_good_for_the_next_request() -> None:
+    with (
+        web_servers(command=gunicorn, variables=places_of("gunicorn")) as (server,),
+        closing(HTTPConnection("127.0.0.1", server.port, timeout=60)) as connection,
+    ):
+        connection.request("POST", "/api/v1/analyses", bytes(5_000_000), {"Content-Type": "image/jpeg"})
+        refused = connection.getresponse()
+        refused.read()
+        socket_of_it = connection.sock
+        connection.request("GET", "/livez")
+        after = connection.getresponse()
+        after.read()
+
+        assert (refused.status, after.status) == (401, 200)
+        assert connection.sock is socket_of_it, "another connection had to be opened"
+
+
+@posix_only
 @pytest.mark.slow
 def test_a_graceful_reload_under_load_fails_no_request(figure: Figure) -> None:
     with web_servers(command=gunicorn, variables=places_of("gunicorn")) as (server,):
