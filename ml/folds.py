@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.datasets import DatasetError, EmptySplitError, Sample, load_samples
-from ml.datasets.images import pixel_digests
+from ml.datasets.images import decode, pixel_digests
 from ml.near_duplicates import near_pairs, prints_of
 
 # The old project's lists: trainCK_ids_0.csv, testJA_ids_9.csv, MMI's train_ids_3.csv; nothing with " copy".
@@ -176,6 +176,9 @@ def find_leaks(folds: Sequence[Fold]) -> list[Leak]:
     """
     paths = sorted({sample.path for fold in folds for sample in (*fold.train, *fold.test)})
     digests = dict(zip(paths, pixel_digests(paths), strict=True))
+    for path, digest in digests.items():
+        if digest is None:
+            decode(path, colour=False)  # says what is wrong with it
     leaks = []
     for fold in folds:
         trained = {digests[sample.path] for sample in fold.train}

@@ -78,11 +78,11 @@ class TooLarge(Exception):  # noqa: N818
 
 
 class Caller(HttpBearer):
-    """The person whose call it is. It is counted, and its length looked at, before anything of it is read."""
+    """The person whose call it is. Its length is looked at, and it is counted, before anything is read."""
 
     def __call__(self, request: HttpRequest) -> User | None:
-        _count(f"address {limits.client_address(request)}")
         _refuse_large(request)
+        _count(f"address {limits.client_address(request)}")
         if "Authorization" in request.headers:
             return super().__call__(request)
         return self._of_session(request)

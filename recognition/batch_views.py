@@ -49,7 +49,7 @@ def batch(request: HttpRequest) -> HttpResponse:
         kind=Analysis.Kind.BATCH, state=Analysis.State.QUEUED, model_name=""
     )
     with batches.receiving(analysis) as folder:
-        request.upload_handlers = [FolderHandler(folder, settings.FER_MAX_BATCH_PHOTOS)]
+        request.upload_handlers = [FolderHandler("photos", folder, settings.FER_MAX_BATCH_PHOTOS)]
         try:
             return _take(request, analysis)
         except TooManyFilesSent:

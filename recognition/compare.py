@@ -1,5 +1,6 @@
 """The same faces read by several models, side by side. Nothing of it is kept."""
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from recognition.uploads import Limits, decode_photo
 
 if TYPE_CHECKING:
     from ml.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 KEPT: Final = 2  # models in memory besides the one in service
 NOTABLE: Final = 0.10  # a difference worth a word
@@ -133,11 +136,10 @@ class Compared:
 
 @dataclass(frozen=True)
 class Speed:
-    """How long a model took for all faces. `error`: why it could not read, in a sentence."""
+    """How long a model took for all faces; None: it could not be used."""
 
     model: Model
-    milliseconds: float = 0.0
-    error: str = ""
+    milliseconds: float | None
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def compare(photo: Photo, models: Sequence[Model]) -> Comparison:
         try:
             predictor = _readers.get(model, crops[0])
         except PredictorError as error:
-            comparison.speeds.append(Speed(model, error=str(error)))
+            logger.error("A model cannot be compared: %s", error)
+            comparison.speeds.append(Speed(model, None))
             continue
         begin = time.perf_counter()
         read = predictor.predict_crops(crops)

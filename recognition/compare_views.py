@@ -52,7 +52,7 @@ def compare_models(request: HttpRequest, token: str, number: int) -> HttpRespons
 def explain(request: HttpRequest, token: str, number: int, face_number: int) -> HttpResponse:
     """`?expression=` of the eight, by default the read one; `?model=KEY`, by default the one that read it."""
     face = get_object_or_404(_photo(request, token, number).faces, number=face_number)
-    expression = request.GET.get("expression")
+    expression = request.GET.get("expression") or None
     if face.problem or (expression and expression not in EXPRESSIONS):
         raise Http404
     models = find_models()

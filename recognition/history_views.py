@@ -7,6 +7,7 @@ from typing import Any, Final
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -19,7 +20,7 @@ from ml.expressions import EXPRESSIONS
 from recognition import history
 from recognition.access import Owner, own_analysis
 from recognition.models import Analysis, AnalysisQuerySet, DayNote
-from recognition.templatetags.faces import percent
+from recognition.templatetags.video import of_time
 from recognition.views import private
 from recognition.words import word_for
 
@@ -28,6 +29,8 @@ RANGE_WORDS: Final = {
     90: gettext_lazy("90 days"),
     365: gettext_lazy("1 year"),
 }
+
+A_PAGE: Final = 30  # analyses of a day
 
 _WEEK: Final = [date(2024, 1, number) for number in range(1, 8)]  # a Monday and the days after it
 
@@ -143,8 +146,12 @@ def _page(
         **_chart(request, analyses),
     }
     if chosen:
-        own = history.between(analyses, chosen, chosen)
-        context["entries"] = [(analysis, _note_form(analysis, note_form)) for analysis in own]
+        own = Paginator(history.between(analyses, chosen, chosen), A_PAGE)
+        page = own.get_page(request.GET.get("page"))
+        if note_form and note_form[0] not in page:  # a note that could not be saved is shown with its reason
+            page = next(page for page in own if note_form[0] in page)
+        context["page"] = page
+        context["entries"] = [(analysis, _note_form(analysis, note_form)) for analysis in page]
         written = notes.filter(day=chosen).first()
         context["day_form"] = day_form or DayNoteForm(initial={"text": written.text if written else ""})
         context["day_note"] = written
@@ -187,7 +194,7 @@ def _chart(request: HttpRequest, analyses: AnalysisQuerySet) -> dict[str, Any]:
 
 
 def _draw(bar: history.Bar, place: int, bars: int) -> _Drawn:
-    said = [f"{word_for(part.expression)} {percent(part.share)}" for part in reversed(bar.segments)]
+    said = [f"{word_for(part.expression)} {of_time(part.share)}" for part in reversed(bar.segments)]
     return _Drawn(
         first=bar.first,
         x=f"{(place + 0.1) / bars:.3%}",

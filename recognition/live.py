@@ -26,14 +26,15 @@ class FaceNow(TypedDict):
     """A face in a frame; places in pixels of the frame.
 
     place: the six numbers of an SVG matrix from the unit square to where the aligned face, and so its mask,
-    lies. mask: a PNG as a data URL, None unless asked for; probabilities, expression and mask are None beside
-    a `problem`.
+    lies. sure: whether the expression is more than a guess. mask: a PNG as a data URL, None unless asked for.
+    Probabilities, expression and mask are None beside a `problem`.
     """
 
     box: list[float]
     landmarks: dict[str, list[float]]
     place: list[float]
     expression: str | None
+    sure: bool
     probabilities: dict[str, float] | None
     problem: str | None
     mask: str | None
@@ -79,6 +80,7 @@ def _report(found: "FacePrediction", masks: bool) -> FaceNow:
         "landmarks": {name: [round(x, 1), round(y, 1)] for name, (x, y) in face.landmarks.items()},
         "place": [round(float(number), 2) for number in place_crop(face.landmarks).T.ravel()],
         "expression": found.expression,
+        "sure": found.sure,
         "probabilities": found.probabilities
         and {name: round(share, 4) for name, share in found.probabilities.items()},
         "problem": found.problem,

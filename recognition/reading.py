@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.runtime import available_cores
 from recognition.reports import PhotoReport, report_error, report_photo
 from recognition.uploads import SUFFIXES, Limits, PhotoError, decode_photo
 
@@ -90,10 +91,8 @@ def read_photos(
 
 def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
     """What `work` makes of every item, one a core at a time, in the items' order."""
-    # Here and not above: numpy, OpenCV and the networks let go of the interpreter while they compute, so
-    # threads are enough, and they share one model.
-    from ml.runtime import available_cores
-
+    # numpy, OpenCV and the networks let go of the interpreter while they compute: threads are enough, and
+    # they share one model.
     workers = available_cores()
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)
@@ -109,7 +108,8 @@ def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> Gener
 
 
 def _read(source: Source, predictor: "Predictor", limits: Limits, crops: bool) -> Reading:
-    name = str(source.path)
+    # A name may hold bytes that are no letters; what is written of it has to be text.
+    name = str(source.path).encode("utf-8", "replace").decode()
     try:
         with source.path.open("rb") as stream:
             image = decode_photo(stream, limits)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SECONDS_BETWEEN_TRIES: Final = 60.0  # to load a checkpoint that could not be: a full GPU may have room again
 SECONDS_BETWEEN_QUESTIONS: Final = 2.0  # how long a checkpoint may be in service before a process notices
 
 
@@ -77,7 +78,7 @@ class _Recipe:
         return cls(checkpoint, sha256, changed, settings.FER_DETECTOR, settings.FER_DEVICE)
 
     def load(self) -> "Predictor":
-        # Here and not above: torch takes seconds to import, and must not have run in a process that forks.
+        # Here and not above: a command that reads nothing need not load what does.
         from ml.checkpoint import CheckpointError
         from ml.predictor import load_predictor
 
@@ -98,6 +99,7 @@ class ServedPredictor:
         self._turn = Lock()
         self._current: tuple[_Recipe, Predictor] | None = None
         self._refused: _Recipe | None = None
+        self._next_try = 0.0
         self._in_service: InService | None = None
         self._next_question = 0.0
         self._unanswered = False
@@ -120,17 +122,20 @@ class ServedPredictor:
         own = _Recipe.of(Path(settings.FER_CHECKPOINT))
         active = self._ask()
         wanted = _Recipe.of(active.path, active.sha256) if active else own
-        if self._current and wanted in (self._current[0], self._refused):
+        if self._current and wanted == self._current[0]:
+            return
+        if wanted == self._refused and time.monotonic() < self._next_try:
             return
         try:
             self._current = (wanted, wanted.load())
         except PredictorError as error:
             if self._current is None and wanted == own:
                 raise
-            self._refused = wanted
             self._current = self._current or (own, own.load())
-            name = self._current[1].name
-            logger.error("The checkpoint in service cannot be used, %s goes on: %s", name, error)
+            if wanted != self._refused:
+                name = self._current[1].name
+                logger.error("The checkpoint in service cannot be used, %s goes on: %s", name, error)
+            self._refused, self._next_try = wanted, time.monotonic() + SECONDS_BETWEEN_TRIES
         else:
             self._refused = None
             logger.info("Photos are read by %s from now on.", self._current[1].name)
@@ -260,8 +265,9 @@ def analyse_upload(files: "Sequence[File[bytes]]", owner: Owner) -> Analysis:
 
 
 def begin_reading(analysis: Analysis, model_name: str) -> None:
-    """Say which model reads a batch or a video from now on."""
-    analysis.model_name = model_name
+    """Say which model reads a batch or a video from now on; one that read photos of it before stays named."""
+    before = analysis.model_name.split(", ") if analysis.photos.exists() else []
+    analysis.model_name = ", ".join(dict.fromkeys([*before, model_name]))[:100]
     with transaction.atomic():
         Analysis.objects.filter(pk=analysis.pk).update(model_name=model_name)
         AuditEntry.of(analysis, AuditEntry.Action.READ).save()

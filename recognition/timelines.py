@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Protocol
 
 from ml.expressions import EXPRESSIONS
 
 SMOOTHED: Final = 400  # milliseconds before and after that a moment is seen together with
-GAP: Final = 1000  # milliseconds without a sighting that end a stretch
+GAP: Final = 1000  # milliseconds without a sighting that end a stretch, or more where it is seldom looked
 
 
 class Moment(Protocol):
@@ -36,12 +37,13 @@ def stretches(moments: Sequence[Moment]) -> list[Stretch]:
     Each moment is taken together with what was read shortly before and after it, so that a blink does not
     make three stretches of one.
     """
+    gap = gap_between([moment.milliseconds for moment in moments])
     found: list[Stretch] = []
     shares: list[float] = []
     for index, moment in enumerate(moments):
         shows, share = _about(moments, index)
         last = found[-1] if found else None
-        if last and last.shows == shows and moment.milliseconds - last.end <= GAP:
+        if last and last.shows == shows and moment.milliseconds - last.end <= gap:
             shares.append(share or 0.0)
             mean = None if share is None else sum(shares) / len(shares)
             found[-1] = Stretch(last.start, moment.milliseconds, shows, mean)
@@ -49,6 +51,12 @@ def stretches(moments: Sequence[Moment]) -> list[Stretch]:
             shares = [share or 0.0]
             found.append(Stretch(moment.milliseconds, moment.milliseconds, shows, share))
     return found
+
+
+def gap_between(times: Sequence[int]) -> int:
+    """How many milliseconds without a sighting say that a person was away, who was seen at these `times`."""
+    steps = sorted(later - earlier for earlier, later in pairwise(times))
+    return max(GAP, round(1.5 * steps[len(steps) // 2])) if steps else GAP
 
 
 def _about(moments: Sequence[Moment], index: int) -> tuple[str, float | None]:

@@ -6,7 +6,7 @@ from typing import IO
 from django.conf import settings
 from django.core.exceptions import TooManyFilesSent
 from django.core.files.uploadedfile import UploadedFile
-from django.core.files.uploadhandler import FileUploadHandler
+from django.core.files.uploadhandler import FileUploadHandler, SkipFile
 
 
 class CountingHandler(FileUploadHandler):
@@ -29,21 +29,24 @@ class CountingHandler(FileUploadHandler):
 
 
 class FolderHandler(FileUploadHandler):
-    """Writes the files into a folder, named 1, 2, 3…, and closes each when it is there.
+    """Writes the files of one field into a folder, named 1, 2, 3…, and closes each when it is there.
 
     What a view finds in request.FILES tells their names and sizes, and can't be read.
     """
 
     file: IO[bytes]  # the one that is received now; Django closes it where that breaks off
 
-    def __init__(self, folder: Path, most: int) -> None:
+    def __init__(self, field: str, folder: Path, most: int) -> None:
         super().__init__()
+        self._field = field
         self._folder = folder
         self._most = most
         self._files = 0
 
     def new_file(self, *args: object, **kwargs: object) -> None:
         super().new_file(*args, **kwargs)  # type: ignore[arg-type]
+        if self.field_name != self._field:
+            raise SkipFile
         self._files += 1
         if self._files > self._most:
             raise TooManyFilesSent("More files than go into one batch.")

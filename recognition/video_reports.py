@@ -3,11 +3,12 @@
 import csv
 import json
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from ml.expressions import EXPRESSIONS
 from recognition.models import Analysis, Sighting
 from recognition.reports import LANDMARKS, harmless, time_of
+from recognition.timelines import gap_between
 from recognition.videos import picture_size
 
 CSV_COLUMNS: Final = (
@@ -37,8 +38,8 @@ class _Line:
 
 
 def csv_lines(analysis: Analysis) -> Iterator[str]:
-    """A header, and one row a sighting: the shape of `reports.write_csv`, with seconds and the person's
-    number for photo and face."""
+    """A header, and one row a sighting: the columns of `reports.write_csv` as far as a sighting has them,
+    with seconds and the person's number for photo and face."""
     writer = csv.writer(_Line())
     model, time = harmless(analysis.model_name), time_of(analysis)
     yield writer.writerow(CSV_COLUMNS)
@@ -62,7 +63,8 @@ def _cells(one: Sighting) -> Iterator[object]:
 def json_parts(analysis: Analysis) -> Iterator[str]:
     """{"model", "time", "width", "height", "sightings": [{"seconds", "person" and a `FaceReport`}]}.
 
-    One sighting a line. Width and height are the video's, in whose pixels boxes and landmarks are.
+    One sighting a line, without the report's `sure`. Width and height are the video's, in whose pixels boxes
+    and landmarks are.
     """
     width, height = picture_size(analysis) or (None, None)
     head = {"model": analysis.model_name, "time": time_of(analysis), "width": width, "height": height}
@@ -90,9 +92,10 @@ def _report(one: Sighting) -> dict[str, object]:
 
 
 def timeline(analysis: Analysis) -> dict[str, object]:
-    """What the page draws: for each person the moments, boxes in whole pixels, the eight probabilities in
-    thousandths (null beside a problem) and the problems, in lists side by side."""
-    people: dict[int, dict[str, list[object]]] = {
+    """What the page draws: for each person the gap, in milliseconds, from which they were away; and the
+    moments, boxes in whole pixels, the eight probabilities in thousandths (null beside a problem) and the
+    problems, in lists side by side."""
+    people: dict[int, dict[str, list[Any]]] = {
         number: {"times": [], "boxes": [], "shares": [], "problems": []}
         for number in analysis.tracks.values_list("number", flat=True)
     }
@@ -100,10 +103,12 @@ def timeline(analysis: Analysis) -> dict[str, object]:
     for number, milliseconds, box, read, problem in rows.values_list(
         "track__number", "milliseconds", "box", "probabilities", "problem"
     ).iterator(chunk_size=500):
-        person = people[number]
+        if (person := people.get(number)) is None:  # found since: the video is being read
+            continue
         person["times"].append(milliseconds)
         person["boxes"].append([round(side) for side in box])
         person["shares"].append([round(1000 * read[name]) for name in EXPRESSIONS] if read else None)
         person["problems"].append(problem)
     width, height = picture_size(analysis) or (0, 0)
-    return {"width": width, "height": height, "people": [{"number": n, **p} for n, p in people.items()]}
+    found = [{"number": n, "gap": gap_between(p["times"]), **p} for n, p in people.items()]
+    return {"width": width, "height": height, "people": found}

@@ -54,7 +54,7 @@ def video(request: HttpRequest) -> HttpResponse:
         kind=Analysis.Kind.VIDEO, state=Analysis.State.QUEUED, model_name=""
     )
     with videos.receiving(analysis) as folder:
-        request.upload_handlers = [FolderHandler(folder, 1)]
+        request.upload_handlers = [FolderHandler("video", folder, 1)]
         try:
             return _take(request, analysis)
         except TooManyFilesSent:

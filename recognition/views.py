@@ -8,6 +8,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import TooManyFilesSent
 from django.core.files import File
+from django.core.paginator import Paginator
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
@@ -144,7 +145,7 @@ def _refuse_without_model(request: HttpRequest) -> HttpResponse:
 
 
 def _home(request: HttpRequest, error: UploadError | None = None) -> HttpResponse:
-    recent = Owner.of(request).analyses()[:RECENT]
+    recent = Paginator(Owner.of(request).analyses(), RECENT).get_page(request.GET.get("page"))
     context = {"recent": recent, "samples": SAMPLES.values(), "error": error, **_limits()}
     return render(request, "recognition/home.html", context, status=400 if error else 200)
 
@@ -224,7 +225,7 @@ def _attached(response: HttpResponseBase, name: str) -> HttpResponseBase:
 @require_POST
 def delete(request: HttpRequest, token: str) -> HttpResponse:
     own_analysis(request, token).delete()
-    messages.success(request, gettext("Deleted. The photos and everything read in them are gone."))
+    messages.success(request, gettext("Deleted, with everything that was read in it."))
     return redirect("home")
 
 

@@ -13,10 +13,10 @@ from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.timezone import localtime
 
-from training import checkpoint_admin, views  # noqa: F401 (registers the pages of checkpoints)
+from training import checkpoint_admin, views
 from training.forms import DatasetForm
 from training.inspecting import ask_for_inspection
-from training.models import Dataset, State, TrainingRun
+from training.models import Checkpoint, Dataset, State, TrainingRun
 from training.report_views import report_urls
 from training.services import LaunchError
 
@@ -118,6 +118,16 @@ class TrainingRunAdmin(WithFolderAdmin):
         """A run that still may write files is stopped first."""
         ended = obj is None or obj.state in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
         return ended and bool(super().has_delete_permission(request, obj))
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, list[Any]]:
+        """Django blames the account where it is the run, or its checkpoint, that cannot go yet."""
+        deleted, counts, needed, protected = super().get_deleted_objects(objs, request)
+        if super().has_delete_permission(request):
+            going_on = [run for run in objs if not self.has_delete_permission(request, run)]
+            needed -= {run._meta.verbose_name for run in going_on}
+            protected += [f"{run}, which has not ended: stop it first" for run in going_on]
+        in_service = Checkpoint.objects.filter(fold__run__in=objs, active=True)
+        return deleted, counts, *checkpoint_admin.keep_in_service(in_service, request, needed, protected)
 
     def folder_of(self, row: TrainingRun) -> Path:
         return row.folder

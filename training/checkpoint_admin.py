@@ -1,5 +1,6 @@
 """The admin's pages of checkpoints: which there are, which one reads photos, and the buttons for that."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin, messages
@@ -11,10 +12,11 @@ from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
 from django.utils.text import slugify
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 
 from training import checkpoints
 from training.models import Checkpoint
+from training.views import by_button
 
 
 @admin.register(Checkpoint)
@@ -42,7 +44,10 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscr
 
     @admin.display(description="run and fold", ordering="fold")
     def trained_in(self, checkpoint: Checkpoint) -> str:
-        return str(checkpoint.fold) if checkpoint.fold else "imported"
+        if not checkpoint.fold:
+            return "imported"
+        run = checkpoint.fold.run.get_absolute_url()
+        return format_html('<a href="{}">{}</a>', run, checkpoint.fold)
 
     @admin.display(description="accuracy")
     def accuracy(self, checkpoint: Checkpoint) -> str:
@@ -89,7 +94,7 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscr
             *super().get_urls(),
         ]
 
-    @method_decorator(require_POST)
+    @method_decorator(by_button("admin:training_checkpoint_change"))
     def activate(self, request: HttpRequest, pk: int) -> HttpResponse:
         checkpoint = self._to_activate(request, pk)
         try:
@@ -101,7 +106,7 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscr
             messages.success(request, f"Put {checkpoint} in service: every web process uses it in a moment.")
         return redirect("admin:training_checkpoint_changelist")
 
-    @method_decorator(require_POST)
+    @method_decorator(by_button("admin:training_checkpoint_change"))
     def go_back(self, request: HttpRequest, pk: int) -> HttpResponse:
         checkpoint = self._to_activate(request, pk)
         try:
@@ -157,10 +162,27 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscr
         """The one in service stays, also where its run is deleted: another takes its place first."""
         return not (obj and obj.active) and bool(super().has_delete_permission(request, obj))
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, Any, list[Any]]:
+        deleted, counts, needed, protected = super().get_deleted_objects(objs, request)
+        in_service = [checkpoint for checkpoint in objs if checkpoint.active]
+        return deleted, counts, *keep_in_service(in_service, request, needed, protected)
+
     def _to_activate(self, request: HttpRequest, pk: int) -> Checkpoint:
         if not self.may_activate(request):
             raise PermissionDenied
         return get_object_or_404(Checkpoint, pk=pk)
+
+
+def keep_in_service(
+    rows: Iterable[Checkpoint], request: HttpRequest, needed: set[str], protected: list[str]
+) -> tuple[set[str], list[str]]:
+    """What keeps `rows`, which are in service, from being deleted is that they are, not the account: the
+    `needed` permissions and the `protected` rows that say so."""
+    if request.user.has_perm("training.delete_checkpoint"):
+        kept = [f"{row}, which is in service: put another one in service first" for row in rows]
+        if kept:
+            return needed - {str(Checkpoint._meta.verbose_name)}, [*protected, *kept]
+    return needed, protected
 
 
 def _name(checkpoint: Checkpoint | None) -> str:

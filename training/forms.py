@@ -303,6 +303,15 @@ class LaunchForm(forms.Form):
         )
 
 
+def has_known_settings(run: TrainingRun) -> bool:
+    """Whether this version can read what the run was launched with."""
+    try:
+        TrainConfig.from_dict(run.config)
+    except (KeyError, TypeError):
+        return False
+    return True
+
+
 def _settings_of(config: TrainConfig) -> Iterator[tuple[str, str, Any]]:
     for part, fields in SETTINGS.items():
         for key in fields:

@@ -158,6 +158,7 @@ def compare(request: HttpRequest) -> HttpResponse:
             if len(runs) > MOST_COMPARED
             else "Some of these runs no longer exist."
         )
+    latest = list(TrainingRun.objects.select_related("dataset")[:OFFERED])
     comparison = compare_runs(runs[:MOST_COMPARED]) if len(runs) > 1 else None
     return _page(
         request,
@@ -174,7 +175,7 @@ def compare(request: HttpRequest) -> HttpResponse:
         pairs=[_pair(pair) for pair in comparison.pairs] if comparison else [],
         settings=_settings_table(comparison) if comparison else [],
         chosen=[run.pk for run in runs],
-        offered=TrainingRun.objects.select_related("dataset")[:OFFERED],
+        offered=[*latest, *(run for run in runs if run not in latest)],
     )
 
 

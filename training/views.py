@@ -16,12 +16,12 @@ from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonRe
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.cache import patch_cache_control
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from ml.datasets import DatasetError
 from ml.folds import LeakError
 from training import services, watching
-from training.forms import LaunchForm
+from training.forms import LaunchForm, has_known_settings
 from training.inspecting import ask_for_inspection, progress_of
 from training.models import Dataset, Fold, TrainingRun
 from training.services import LaunchError
@@ -48,6 +48,26 @@ def permitted(*permissions: str) -> Callable[[View[P]], View[P]]:
     return decorate
 
 
+def by_button(page: str) -> Callable[[View[P]], View[P]]:
+    """Only by POST, from a button of the admin page of that name.
+
+    Who had to log in first comes back by GET: to that page, with nothing done.
+    """
+
+    def decorate(view: View[P]) -> View[P]:
+        @wraps(view)
+        @require_http_methods(["GET", "HEAD", "POST"])
+        def pressed(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+            if request.method == "POST":
+                return view(request, *args, **kwargs)
+            messages.warning(request, "Nothing was done: press the button again.")
+            return redirect(page, next(iter(kwargs.values())))  # whose page it is comes first in the address
+
+        return pressed
+
+    return decorate
+
+
 sees_runs = permitted("view_trainingrun", "change_trainingrun")
 launches_runs = permitted("launch_trainingrun")
 sees_datasets = permitted("view_dataset", "change_dataset")
@@ -59,6 +79,9 @@ changes_datasets = permitted("change_dataset")
 def launch(request: HttpRequest) -> HttpResponse:
     """The form of a new run, or of a copy (?clone=ID), and its launch."""
     source = _run_to_clone(request)
+    if source and not has_known_settings(source):
+        messages.error(request, "Another version launched this run: its settings cannot be copied.")
+        return redirect(source)
     if request.method == "POST":
         data = request.POST.copy()
         if "clean_folds" in data:  # the button beside the leaks: new folds in place of the lists
@@ -147,21 +170,21 @@ def file(request: HttpRequest, run_id: int, number: int, path: str) -> HttpRespo
 
 
 @launches_runs
-@require_POST
+@by_button("admin:training_trainingrun_watch")
 def cancel(request: HttpRequest, run_id: int) -> HttpResponse:
     run = get_object_or_404(TrainingRun, pk=run_id)
     return _act(request, run, services.cancel, "It stops at its next batch; what is done is kept.")
 
 
 @launches_runs
-@require_POST
+@by_button("admin:training_trainingrun_watch")
 def resume(request: HttpRequest, run_id: int) -> HttpResponse:
     run = get_object_or_404(TrainingRun, pk=run_id)
     return _act(request, run, services.resume, "It goes on where it stopped as soon as a worker is free.")
 
 
 @launches_runs
-@require_POST
+@by_button("admin:training_trainingrun_watch")
 def retry(request: HttpRequest, run_id: int, number: int) -> HttpResponse:
     fold = get_object_or_404(Fold.objects.select_related("run"), run=run_id, number=number)
     return _act(request, fold, services.retry, f"Fold {number} runs again as soon as a worker is free.")
@@ -209,7 +232,7 @@ def contact_sheet(request: HttpRequest, dataset_id: int) -> HttpResponseBase:
 
 
 @changes_datasets
-@require_POST
+@by_button("admin:training_dataset_change")
 def inspect(request: HttpRequest, dataset_id: int) -> HttpResponse:
     row = get_object_or_404(Dataset, pk=dataset_id)
     try:

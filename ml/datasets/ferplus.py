@@ -71,7 +71,7 @@ def _to_sample(row: Row) -> Sample:
 def _without_duplicates(rows: list[Row], later: list[Path]) -> list[Row]:
     if not later:
         return rows
-    taken = set(pixel_digests(later))
+    taken = set(pixel_digests(later)) - {None}
     digests = pixel_digests([row.path for row in rows])
     return [row for row, digest in zip(rows, digests, strict=True) if digest not in taken]
 

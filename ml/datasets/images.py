@@ -78,11 +78,20 @@ def _framer() -> Callable[[Image.Image, int, bool], Image.Image]:
     )
 
 
-def pixel_digests(paths: Sequence[Path]) -> list[bytes]:
-    """The SHA-256 of each picture's luminance: equal for equal pictures, however they were compressed."""
+def pixel_digests(paths: Sequence[Path]) -> list[bytes | None]:
+    """The SHA-256 of each picture's luminance: equal for equal pictures, however they were compressed.
+
+    None for one that cannot be read: who reads its face is told of it.
+    """
+
+    def digest(path: Path) -> bytes | None:
+        try:
+            return pixel_digest(decode(path, colour=False))
+        except DatasetError:
+            return None
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(lambda path: pixel_digest(decode(path, colour=False)), paths))
+        return list(pool.map(digest, paths))
 
 
 def pixel_digest(picture: Image.Image) -> bytes:

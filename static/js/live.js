@@ -235,11 +235,11 @@ function join(faces) {
   });
 }
 
-/** What is said of a face: the name of its colour, its word, and how likely it is. */
+/** What is said of a face: the name of its colour, its word, with a question mark behind a guess, and how likely it is. */
 function reading({ face, shares }) {
   if (face.problem) return { name: "unread", word: problems[face.problem] ?? face.problem };
   const [name, share] = Object.entries(shares).reduce((most, one) => (one[1] > most[1] ? one : most));
-  return { name, word: words[name], share };
+  return { name, word: face.sure ? words[name] : `${words[name]}?`, share };
 }
 
 function percent(share) {

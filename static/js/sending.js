@@ -10,6 +10,34 @@ function duration(seconds) {
   return seconds < 90 ? unit(Math.max(1, Math.round(seconds)), "second") : unit(Math.round(seconds / 60), "minute");
 }
 
+/** Asks whoever leaves the page while something is being sent, and would be lost. */
+export const ask = (event) => event.preventDefault();
+
+/**
+ * What is said of how far the sending is: shown at once, and said aloud once a step, not at every percent.
+ * @param {HTMLElement} progress where it stands
+ */
+export function teller(progress) {
+  const says = progress.querySelector(".says");
+  const status = progress.querySelector("[role=status]");
+  let spoken;
+  return (sentence, step = sentence) => {
+    says.textContent = sentence;
+    if (step !== spoken) status.textContent = sentence;
+    spoken = step;
+  };
+}
+
+/**
+ * The name of the sentence for a refusal that came without one.
+ * @param {number} code its status
+ * @param {boolean} arrived whether everything had been sent: the site may then keep it, without our knowing
+ */
+export function reason(code, arrived) {
+  if ([0, 502, 504].includes(code)) return arrived ? "unsure" : "lost"; // the latter two are a proxy's
+  return { 403: "old", 413: "tooLarge", 429: "hasty" }[code] ?? "broken";
+}
+
 /**
  * Bring the page's form to life.
  * @param {HTMLInputElement} input where its files are chosen
@@ -23,7 +51,8 @@ export function bringToLife(input, describe) {
   const send = form.querySelector("#send");
   const progress = form.querySelector("#progress");
   const bar = progress.querySelector("progress");
-  const status = progress.querySelector("[role=status]");
+  const stop = progress.querySelector("#stop");
+  const tell = teller(progress);
   const texts = form.dataset;
 
   function complain(sentence) {
@@ -33,7 +62,6 @@ export function bringToLife(input, describe) {
 
   function refresh() {
     const files = [...input.files];
-    problem.hidden = true;
     chosen.hidden = !files.length;
     send.disabled = !files.length;
     if (!files.length) return;
@@ -45,7 +73,11 @@ export function bringToLife(input, describe) {
       send.disabled = true;
     }
   }
-  input.addEventListener("change", refresh);
+  function chose() {
+    problem.hidden = true;
+    refresh();
+  }
+  input.addEventListener("change", chose);
 
   // Drop anywhere on the page: nobody aims.
   let depth = 0;
@@ -68,7 +100,7 @@ export function bringToLife(input, describe) {
     const dropped = new DataTransfer();
     for (const file of input.multiple ? event.dataTransfer.files : [event.dataTransfer.files[0]]) dropped.items.add(file);
     input.files = dropped.files;
-    refresh();
+    chose();
   });
 
   function busy(on) {
@@ -77,6 +109,15 @@ export function bringToLife(input, describe) {
     progress.hidden = !on;
     send.hidden = on;
     input.disabled = on;
+    stop.hidden = !on;
+    if (on) progress.focus();
+  }
+
+  /** The form again, with why nothing was taken. */
+  function back(sentence) {
+    busy(false);
+    complain(sentence);
+    send.focus();
   }
 
   form.addEventListener("submit", (event) => {
@@ -84,8 +125,7 @@ export function bringToLife(input, describe) {
     problem.hidden = true;
     const data = new FormData(form);
     const began = performance.now();
-    const stop = form.querySelector("#stop");
-    let why = texts.lost; // if the connection is
+    let arrived = false; // all of it
     const request = new XMLHttpRequest(); // fetch() cannot say how far an upload has come
     request.open("POST", form.action);
     request.responseType = "json";
@@ -94,42 +134,31 @@ export function bringToLife(input, describe) {
       if (!lengthComputable) return;
       const seconds = (performance.now() - began) / 1000;
       bar.value = (100 * loaded) / total;
-      status.textContent = (seconds > 2 ? texts.sendingLeft : texts.sending)
+      const sentence = (seconds > 2 ? texts.sendingLeft : texts.sending)
         .replace("[percent]", `${Math.floor(bar.value)}\u202f%`)
         .replace("[left]", duration((seconds * (total - loaded)) / loaded));
+      tell(sentence, Math.floor(bar.value / 10));
     });
     request.upload.addEventListener("load", () => {
       bar.removeAttribute("value");
-      status.textContent = texts.checking;
+      tell(texts.checking);
       // The site has all of it, and may keep it whether or not we wait for the answer.
-      why = texts.unsure;
+      arrived = true;
       stop.hidden = true;
+      removeEventListener("beforeunload", ask);
     });
     request.addEventListener("load", () => {
-      if (request.response?.url) {
-        location.assign(request.response.url);
-        return;
-      }
-      busy(false);
-      complain(
-        request.response?.error ??
-          (request.status === 413 ? texts.tooLarge : request.status === 403 ? texts.old : texts.broken),
-      );
+      if (request.response?.url) location.assign(request.response.url);
+      else back(request.response?.error ?? texts[reason(request.status, arrived)]);
     });
-    request.addEventListener("error", () => {
-      busy(false);
-      complain(why);
-    });
-    request.addEventListener("abort", () => {
-      busy(false);
-      complain(texts.stopped);
-      send.focus();
-    });
+    request.addEventListener("error", () => back(texts[reason(0, arrived)]));
+    request.addEventListener("abort", () => back(texts.stopped));
+    request.addEventListener("loadend", () => removeEventListener("beforeunload", ask));
     stop.onclick = () => request.abort();
-    stop.hidden = false;
     bar.value = 0;
-    status.textContent = texts.sending.replace("[percent]", "0\u202f%");
     busy(true);
+    tell(texts.sending.replace("[percent]", "0\u202f%"));
+    addEventListener("beforeunload", ask);
     request.send(data);
   });
 

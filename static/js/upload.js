@@ -1,6 +1,8 @@
 // The upload form, made comfortable: drop, paste and camera, previews with names, and progress.
 // Without this script the form still works as it stands in the page.
 
+import { ask, reason, teller } from "./sending.js";
+
 const form = document.querySelector("#upload");
 const MOST_TIMES = 20; // that the photos are sent again to a busy site
 const maxFiles = Number(form.dataset.maxFiles);
@@ -10,7 +12,8 @@ const problem = form.querySelector("#problem");
 const send = form.querySelector("#send");
 const progress = form.querySelector("#progress");
 const bar = progress.querySelector("progress");
-const status = progress.querySelector("[role=status]");
+const stop = progress.querySelector("#stop");
+const tell = teller(progress);
 
 /** The photos to send, each beside its line in the list. @type {Map<File, HTMLLIElement>} */
 const photos = new Map();
@@ -66,6 +69,7 @@ async function preview(file, canvas) {
 }
 
 function add(files) {
+  if (form.classList.contains("busy")) return; // they would be in the list, and not be sent
   problem.hidden = true;
   for (const file of files) {
     if (photos.size >= maxFiles) {
@@ -136,20 +140,28 @@ function busy(on) {
   form.setAttribute("aria-busy", String(on));
   progress.hidden = !on;
   send.hidden = on;
-  for (const button of document.querySelectorAll("button, input[type=file]")) button.disabled = on;
-  if (!on) refresh();
+  for (const button of document.querySelectorAll("button:not(#stop), input[type=file]")) button.disabled = on;
+  if (on) progress.focus();
+  else refresh();
+}
+
+/** The form again, with why nothing was taken. */
+function back(sentence, rejections) {
+  busy(false);
+  complain(sentence, rejections);
+  (send.disabled ? form.querySelector("#photos") : send).focus();
 }
 
 function uploading(event) {
   if (!event.lengthComputable) return;
   const percent = Math.round((100 * event.loaded) / event.total);
   bar.value = percent;
-  status.textContent = `${say("sending", { count: photos.size })}: ${percent}\u202f%`;
+  tell(`${say("sending", { count: photos.size })}: ${percent}\u202f%`, Math.floor(percent / 10));
 }
 
 function analysing(count) {
   bar.removeAttribute("value"); // there is no telling how many faces will be found
-  status.textContent = say("analysing", { count });
+  tell(say("analysing", { count }));
 }
 
 function answered({ status: code, response }, arrived) {
@@ -162,9 +174,8 @@ function answered({ status: code, response }, arrived) {
     photos.clear();
     chosen.replaceChildren();
   }
-  busy(false);
-  const why = { 413: "allTooLarge", 403: "old", 0: arrived ? "unsure" : "lost" }[code] ?? "broken";
-  complain(response?.error ?? say(why), response?.rejections);
+  const why = reason(code, arrived);
+  back(response?.error ?? say(why === "tooLarge" ? "allTooLarge" : why), response?.rejections);
 }
 
 /** Send the photos, and again where many others are being read at this moment. */
@@ -177,19 +188,33 @@ function post(data, times = 0) {
   let arrived = false; // all of it: the site may keep it whether or not its answer comes
   request.upload.addEventListener("load", () => {
     arrived = true;
+    stop.hidden = true;
+    removeEventListener("beforeunload", ask);
     analysing(photos.size);
   });
-  request.addEventListener("loadend", () => {
+  request.addEventListener("load", () => {
     const seconds = request.status === 503 && Number(request.getResponseHeader("Retry-After"));
-    if (!seconds || times === MOST_TIMES) {
-      answered(request, arrived);
-      return;
-    }
-    status.textContent = say("busy");
-    setTimeout(() => post(data, times + 1), 1000 * seconds * (0.5 + Math.random())); // not all at once again
+    if (seconds && times < MOST_TIMES) again(data, times + 1, seconds);
+    else answered(request, arrived);
   });
-  status.textContent = `${say("sending", { count: photos.size })}…`;
+  request.addEventListener("error", () => back(say(reason(0, arrived))));
+  request.addEventListener("abort", () => back(say("stopped")));
+  request.addEventListener("loadend", () => removeEventListener("beforeunload", ask));
+  stop.onclick = () => request.abort();
+  stop.hidden = false;
+  tell(`${say("sending", { count: photos.size })}…`);
+  addEventListener("beforeunload", ask);
   request.send(data);
+}
+
+function again(data, times, seconds) {
+  const timer = setTimeout(() => post(data, times), 1000 * seconds * (0.5 + Math.random())); // not all at once
+  tell(say("busy"));
+  stop.hidden = false;
+  stop.onclick = () => {
+    clearTimeout(timer);
+    back(say("stopped"));
+  };
 }
 
 form.addEventListener("submit", (event) => {
@@ -208,6 +233,7 @@ for (const sample of document.querySelectorAll("[data-sample]")) {
     setTimeout(() => {
       busy(true);
       analysing(1);
+      stop.onclick = () => location.reload();
     });
   });
 }

@@ -1,6 +1,5 @@
 // A video's page: boxes that follow the faces, a timeline for every person, and ways to jump from one to the other.
 
-const GAP = 1000; // milliseconds without a sighting: then somebody was away
 const HOLD = 400; // for so long a box stands still where nothing follows
 const HEIGHT = 142;
 const CROWD = 4; // more people at once have only their numbers over the video: words would cover the faces
@@ -41,9 +40,9 @@ function shownAt(person, place) {
 }
 
 /** The place of the sighting that tells where a person is at a moment; -1 where they are away. */
-function presentAt({ times }, moment) {
+function presentAt({ times, gap }, moment) {
   const place = placeOf(times, moment + 1);
-  const follows = times[place + 1] - times[place] <= GAP;
+  const follows = times[place + 1] - times[place] <= gap;
   return place >= 0 && (follows || moment - times[place] <= HOLD) ? place : -1;
 }
 
@@ -70,11 +69,11 @@ class Box {
 
   /** Left, top, right, bottom at a moment, between the sightings before and after it; null where nobody is. */
   at(moment) {
-    const { times, boxes } = this.person;
+    const { times, boxes, gap } = this.person;
     const place = presentAt(this.person, moment);
     if (place < 0) return null;
     const until = times[place + 1] - times[place];
-    const share = until <= GAP ? Math.max(0, (moment - times[place]) / until) : 0;
+    const share = until <= gap ? Math.max(0, (moment - times[place]) / until) : 0;
     const next = boxes[share ? place + 1 : place];
     return { place, box: boxes[place].map((side, index) => side + share * (next[index] - side)) };
   }
@@ -127,12 +126,12 @@ const COLOURS = EXPRESSIONS.map((name) => {
 
 /** Areas one upon the other, as uPlot draws them: from the top one, which holds all, down to the lowest.
  *  Where somebody was away or could not be read, there is a gap. */
-function stack({ times, shares }) {
+function stack({ times, shares, gap }) {
   const seconds = [];
   const rows = [];
   const places = []; // the sighting behind every column; null in a gap
   times.forEach((time, place) => {
-    if (place && time - times[place - 1] > GAP) {
+    if (place && time - times[place - 1] > gap) {
       seconds.push((times[place - 1] + 1) / 1000);
       rows.push(null);
       places.push(null);
@@ -253,14 +252,33 @@ class Timeline {
 
 // Following the video --------------------------------------------------------------------------------------
 
-const answer = await fetch(watch.dataset.timeline, { headers: { Accept: "application/json" } });
-const { width, height, people } = await answer.json();
-if (video.readyState < HTMLMediaElement.HAVE_METADATA && !video.error) {
-  await new Promise((resolve) => {
-    video.addEventListener("loadedmetadata", resolve, { once: true });
-    video.addEventListener("error", resolve, { once: true }); // timelines can be read without the video
+for (const button of document.querySelectorAll("[data-jump]")) {
+  button.addEventListener("click", () => jump(Number(button.dataset.jump)));
+}
+
+async function timeline() {
+  try {
+    const answer = await fetch(watch.dataset.timeline, { headers: { Accept: "application/json" } });
+    if (!answer.ok) throw new Error(answer.statusText);
+    return await answer.json();
+  } catch {
+    watch.querySelector("#lost").hidden = false;
+    return null;
+  }
+}
+
+/** The video's length and size are known, or will not be for now: timelines can be read without. */
+function metadata() {
+  if (video.readyState >= HTMLMediaElement.HAVE_METADATA || video.error) return null;
+  return new Promise((resolve) => {
+    for (const event of ["loadedmetadata", "error"]) video.addEventListener(event, resolve, { once: true });
+    setTimeout(resolve, 3000); // some phones load nothing before somebody presses play
   });
 }
+
+const read = await timeline();
+await metadata();
+const { width, height, people } = read ?? { width: 1, height: 1, people: [] };
 const last = Math.max(...people.flatMap(({ times }) => times.at(-1) ?? 0)) / 1000;
 const length = Math.max(last, Number.isFinite(video.duration) ? video.duration : 0, 0.1);
 
@@ -297,9 +315,6 @@ if (video.requestVideoFrameCallback) {
 for (const event of ["seeked", "timeupdate"]) video.addEventListener(event, () => video.paused && show(video.currentTime));
 new ResizeObserver(() => show(video.currentTime)).observe(overlay);
 
-for (const button of document.querySelectorAll("[data-jump]")) {
-  button.addEventListener("click", () => jump(Number(button.dataset.jump)));
-}
 const boxesShown = document.querySelector("#show-boxes");
 function showBoxes() {
   overlay.toggleAttribute("hidden", !boxesShown.checked);

@@ -26,10 +26,16 @@ if (form) {
   const folds = () => {
     const protocol = form.elements.protocol.value;
     form.querySelector(".field-fold_count").hidden = protocol !== "made";
+    // What is not seen must not keep the form from being sent; the button beside leaks wants a number still.
+    const count = form.elements.fold_count;
+    if (protocol !== "made" && !count.validity.valid) count.value = count.defaultValue;
     form.querySelector(".field-folds").hidden = protocol === "split";
   };
   form.addEventListener("change", folds);
   folds();
+
+  // A browser can point only at a field that is seen.
+  form.addEventListener("invalid", (event) => event.target.closest("details")?.setAttribute("open", ""), true);
 
   form.addEventListener("submit", (event) => {
     if (form.dataset.sent) {

@@ -206,7 +206,7 @@ def test_what_was_analysed_is_listed_until_it_is_deleted(page: Page, portrait_fi
 
     page.get_by_role("button", name="Delete now").click()
 
-    expect(page.get_by_text("Deleted. The photos and everything read in them are gone.")).to_be_visible()
+    expect(page.get_by_text("Deleted, with everything that was read in it.")).to_be_visible()
     expect(page.get_by_text("None yet.")).to_be_visible()
 
 

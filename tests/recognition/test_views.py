@@ -432,7 +432,7 @@ def test_deleting_takes_rows_and_files_at_once(
     with django_capture_on_commit_callbacks(execute=True):
         response = client.post(reverse("delete", args=[analysis.token]), follow=True)
 
-    assert "Deleted. The photos and everything read in them are gone." in words(response)
+    assert "Deleted, with everything that was read in it." in words(response)
     for model in (Analysis, Photo, Face, Rejection):
         assert not model.objects.exists()
     assert not analysis.folder.exists()

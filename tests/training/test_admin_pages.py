@@ -185,11 +185,16 @@ def test_who_may_only_look_can_neither_launch_nor_stop(client: Client, run: Trai
     assert (run.state, run.cancel_requested, TrainingRun.objects.count()) == (State.RUNNING, False, 1)
 
 
-def test_actions_are_posts(launcher: Client, run: TrainingRun) -> None:
+def test_who_had_to_log_in_again_is_told_to_press_the_button_again(
+    launcher: Client, run: TrainingRun
+) -> None:
     for name in RUN_ACTIONS:
-        assert launcher.get(run_address(name, run)).status_code == 405
+        back = launcher.get(run_address(name, run), follow=True)
+        assert back.redirect_chain == [(address("watch", run.pk), 302)]
+        assert "Nothing was done: press the button again." in text(back)
     launcher.force_login(staff("change_dataset"))
-    assert launcher.get(dataset_address("inspect", run.dataset)).status_code == 405
+    back = launcher.get(dataset_address("inspect", run.dataset))
+    assert (back.status_code, back["Location"]) == (302, dataset_address("change", run.dataset))
     run.refresh_from_db()
     assert not run.cancel_requested
 

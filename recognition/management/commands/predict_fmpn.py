@@ -16,7 +16,9 @@ from recognition.drawing import annotate
 from recognition.reading import Reading, Source, find_photos, read_photos
 from recognition.reports import FaceReport, Report, write_csv
 from recognition.services import PredictorError, get_predictor, upload_limits
+from recognition.templatetags.faces import percent
 from recognition.uploads import PhotoError
+from recognition.words import word_for
 
 
 class Command(BaseCommand):
@@ -47,7 +49,9 @@ class Command(BaseCommand):
         except (PhotoError, PredictorError) as error:
             raise CommandError(str(error)) from error
         except OSError as error:
-            raise CommandError(f"{error.filename} could not be written: {error.strerror}.") from error
+            raise CommandError(
+                f"{error.filename or 'What was read'} could not be written: {error.strerror}."
+            ) from error
         self._tell(report, table=options["json"] is None)
 
     def _read(
@@ -131,12 +135,12 @@ def as_table(report: Report) -> Table:
                 Text(photo["photo"] if number == 1 else ""),
                 str(number),
                 _said(face),
-                f"{probabilities[word]:.0%}" if word and probabilities else "",
+                percent(probabilities[word]) if word and probabilities else "",
             )
     return table
 
 
 def _said(face: FaceReport) -> str:
     if face["expression"] is None:
-        return f"{face.get('problem')} to tell"
+        return word_for(face["problem"])
     return f"not sure: perhaps {face['expression']}" if face["sure"] is False else face["expression"]
