@@ -94,7 +94,7 @@ class Service:
             self.process.wait()
         if sys.platform != "win32":
             # Its session holds what it started: the worker's clock outlives a worker that was killed.
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of what has ended
                 os.killpg(self.process.pid, signal.SIGKILL)
 
 
@@ -263,6 +263,8 @@ def services(port: int, stopping: Stopping) -> Iterator[list[Service]]:
             wait_until(lambda: answers(path), running, stopping)
         say("Starting the workers and the web server ...")
         running.append(start_worker())
+        if sys.platform == "win32":
+            running.append(start_clock())
         running.append(start_training_worker())
         running.append(start_analysis_worker())
         running.append(start_web(port))
@@ -299,9 +301,17 @@ def start_worker() -> Service:
     """For what is quick: the scheduled tasks, and looking through a data set."""
     return _start_celery(
         "worker",
-        "--beat",  # the clock of the scheduled tasks: one worker has it, so that there is one clock
+        # The clock of the scheduled tasks: one worker has it, so that there is one clock.
+        *(() if sys.platform == "win32" else ("--beat",)),
         "--hostname=site@%h",
         "--concurrency=4",
+    )
+
+
+def start_clock() -> Service:
+    """The clock of the scheduled tasks where a Celery worker cannot have it: on Windows."""
+    return Service.start(
+        "clock", sys.executable, *("-m", "celery", "--quiet", "--app=fer_site", "beat", "--loglevel=WARNING")
     )
 
 

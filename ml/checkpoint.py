@@ -64,6 +64,12 @@ class Checkpoint:
         return float(self.metadata.get("sure_from", 0.0))
 
     @property
+    def trained_on(self) -> frozenset[str]:
+        """The kinds of the data sets whose faces it was trained on, before or after it became this one."""
+        before: list[str] = self.metadata.get("trained_before", [])
+        return frozenset(before) | {part["kind"] for part in self.metadata.get("data", [])}
+
+    @property
     def name(self) -> str:
         """A name for people: the preset and the first eight digits of the checksum."""
         return f"{self.metadata.get('preset', 'model')} {self.sha256[:8]}"

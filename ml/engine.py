@@ -135,6 +135,10 @@ class ResumeError(Exception):
     """A saved state that does not belong to this run; its text is a sentence fit for a person."""
 
 
+class DivergedError(Exception):
+    """A loss that is no number any more; its text is a sentence fit for a person."""
+
+
 @dataclass
 class Callbacks:
     """How a caller watches a run and stops it; `should_stop` is asked after every batch."""
@@ -177,7 +181,8 @@ class Training:
 def run_fold(training: Training) -> FMPN:
     """Run the stages, from the saved state where there is one, and return the trained model in eval mode.
 
-    Raises Interrupted when asked to stop, and ResumeError where the saved state is another run's.
+    Raises Interrupted when asked to stop, ResumeError where the saved state is another run's, and
+    DivergedError where the loss is no number any more.
     """
     training.model.to(training.device)
     identity = training.identity()
@@ -332,6 +337,11 @@ def _train_stage(
             step, seen = step + 1, seen + len(chosen)
             for index, part in enumerate((loss, mask_loss, classifier_loss)):
                 sums[index] += float(part.detach())
+            if not math.isfinite(sums[0]):
+                raise DivergedError(
+                    f"The loss is no number any more, in epoch {epoch + 1} of the {name} stage: "
+                    "choose a smaller learning rate."
+                )
             rate = seen / (time.monotonic() - began)
             training.callbacks.on_batch(
                 BatchReport(name, epoch + 1, stage.epochs, at + 1, steps_an_epoch, sums[0] / (at + 1), rate)

@@ -195,6 +195,12 @@ def refuse_leaks(folds: Sequence[Fold]) -> None:
         raise LeakError(leaks)
 
 
+def refuse_shared_people(fold: Fold) -> None:
+    """The same for people alone, without looking at any picture."""
+    if people := _subjects(fold.train) & _subjects(fold.test):
+        raise LeakError([Leak(fold.number, (), tuple(sorted(people)))])
+
+
 def _subjects(samples: Sequence[Sample]) -> set[str]:
     return {sample.subject for sample in samples if sample.subject}
 

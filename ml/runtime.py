@@ -15,8 +15,10 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from itertools import islice
@@ -107,7 +109,10 @@ def open_network(
     if device == "cuda":
         return _on_gpu(make(), len(example) * BATCHES_ON_GPU)
     folder = _exports / f"{name}-{_code_digest(module, example.shape)}"
-    if not _is_whole(folder):
+    if _is_whole(folder):
+        with suppress(OSError):
+            (folder / "sha256").touch()  # so that `sweep_exports` sees that it is in use
+    else:
         _export(make(), example, folder)
     return _on_cpu(folder / "model.xml")
 
@@ -221,13 +226,24 @@ def _export(network: "nn.Module", example: NDArray[Any], folder: Path) -> None:
     try:
         openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
         (partial / "sha256").write_text(_digest(partial))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        if not _is_whole(folder):  # or another process was faster, and may be reading it
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
     except OSError:
         if not _is_whole(folder):  # or another process was faster
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sweep_exports(days: float) -> None:
+    """Remove exports that nobody opened for so long: of weights that are gone, or of an older version."""
+    for folder in _exports.glob("*") if _exports.is_dir() else ():
+        mark = folder / "sha256"
+        with suppress(OSError):
+            opened = (mark if mark.exists() else folder).stat().st_mtime
+            if time.time() - opened > days * 24 * 3600:
+                shutil.rmtree(folder)
 
 
 def _is_whole(folder: Path) -> bool:

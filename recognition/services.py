@@ -19,6 +19,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from ml.in_service import InService, checkpoint_in_service
+from ml.runtime import sweep_exports
 from recognition.access import Owner
 from recognition.admission import places
 from recognition.background import Progress
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+DAYS_WITHOUT_USE: Final = 30  # after which an exported network is removed; it is made again where needed
 SECONDS_BETWEEN_TRIES: Final = 60.0  # to load a checkpoint that could not be: a full GPU may have room again
 SECONDS_BETWEEN_QUESTIONS: Final = 2.0  # how long a checkpoint may be in service before a process notices
 
@@ -298,6 +300,7 @@ def purge_expired() -> int:
     _sweep_orphans()
     drop_raw_files()
     drop_incoming()
+    sweep_exports(DAYS_WITHOUT_USE)
     _empty_log()
     purged = by_model.get(Analysis._meta.label, 0)
     if purged:

@@ -1,10 +1,12 @@
 """Training in the admin: lists of data sets and runs, and the addresses of their pages."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from django.contrib import admin, messages
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect
@@ -30,7 +32,8 @@ class WithFolderAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscr
     def delete_model(self, request: HttpRequest, obj: Any) -> None:
         folder = self.folder_of(obj)
         super().delete_model(request, obj)
-        shutil.rmtree(folder, ignore_errors=True)
+        # Not before that can't be undone.
+        transaction.on_commit(partial(shutil.rmtree, folder, ignore_errors=True))
 
     def delete_queryset(self, request: HttpRequest, queryset: "QuerySet[Any]") -> None:
         for row in queryset:

@@ -49,7 +49,8 @@ def activate(checkpoint: Checkpoint) -> None:
     with transaction.atomic():
         _take_turns()
         Checkpoint.objects.filter(active=True).update(active=False)
-        Checkpoint.objects.filter(pk=checkpoint.pk).update(active=True, activated=timezone.now())
+        if not Checkpoint.objects.filter(pk=checkpoint.pk).update(active=True, activated=timezone.now()):
+            raise ServiceError(f"{checkpoint} was deleted meanwhile.")
     logger.info("%s is in service now.", checkpoint)
 
 
@@ -130,7 +131,10 @@ def find_problem(checkpoint: Checkpoint) -> str | None:
         stat = checkpoint.path.stat()
     except OSError:
         return f"There is no checkpoint at {checkpoint.path}."
-    return _find_problem(checkpoint.path, checkpoint.sha256, stat.st_mtime_ns, stat.st_size)
+    try:
+        return _find_problem(checkpoint.path, checkpoint.sha256, stat.st_mtime_ns, stat.st_size)
+    except (OSError, RuntimeError) as error:  # a full disk or GPU: not remembered, it may have room later
+        return f"Its model could not be opened: {error}"
 
 
 @lru_cache(maxsize=32)

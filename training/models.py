@@ -124,6 +124,10 @@ class TrainingRun(models.Model):
     git_revision = models.CharField(max_length=60, blank=True)
     # Of the file that it starts from, as it was at the launch: the bundled one is another after an update.
     start_sha256 = models.CharField(max_length=64, blank=True, editable=False)
+    # The kinds of the data sets that this start was trained on.
+    trained_before = models.JSONField(default=list, blank=True, editable=False)
+    # Who is in which fold, as it was at the launch; empty for a set's own split.
+    folds_sha256 = models.CharField(max_length=64, blank=True, editable=False)
     visdom = models.URLField(blank=True, help_text="A visdom server to draw the curves on as well.")
     launched_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"

@@ -370,12 +370,6 @@ def interval_words(interval: tuple[float, float] | None) -> str:
     return NOTHING if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}".replace("-", "−")
 
 
-def markdown(table: Sequence[Sequence[str]]) -> str:
-    """A table, its first row the header, in Markdown."""
-    header, *rows = [[cell.replace("|", "\\|") for cell in row] for row in table]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
-
-
 class Writable(Protocol):
     """An open text file (with newline=""), or a response."""
 

@@ -21,7 +21,7 @@ from ml.metrics import summarise_folds
 from training.calibrating import calibrate
 from training.evaluation import Evaluation, evaluate_checkpoint
 from training.management.arguments import add_config_arguments, config_of, dataset_of_folder
-from training.models import Dataset, TrainingRun
+from training.models import Dataset, EpochMetric, TrainingRun
 from training.results import Document, facts, measurement, results_folder, write_document
 from training.runner import CHECKPOINT_NAME
 from training.services import (
@@ -329,14 +329,15 @@ def _request(
 
 def _run_facts(step: Step, run: TrainingRun) -> Document:
     folds = list(run.folds.all())
-    spans = [fold.finished - fold.started for fold in folds if fold.finished and fold.started]
+    # By the rate, not by the clock: a run may have been stopped overnight.
+    epochs = EpochMetric.objects.filter(fold__run=run, rate__gt=0).select_related("fold")
     start = step.options.get("start", run.config["start"])  # not the path of this machine
     return {
         "step": step.name,
         "seed": run.seed,
         "protocol": run.protocol,
         "git_revision": run.git_revision,
-        "seconds": round(sum(span.total_seconds() for span in spans)),
+        "seconds": round(sum((epoch.fold.train_images or 0) / epoch.rate for epoch in epochs)),
         "train_images": [fold.train_images for fold in folds],
         "config": {**run.config, "start": start},
     }

@@ -28,6 +28,7 @@ from ml.datasets import DatasetError, Sample, load_samples
 from ml.engine import (
     BatchReport,
     Callbacks,
+    DivergedError,
     EpochReport,
     FaceSet,
     Interrupted,
@@ -38,7 +39,7 @@ from ml.engine import (
     run_fold,
 )
 from ml.folds import Fold as FoldOfSamples
-from ml.folds import refuse_leaks
+from ml.folds import refuse_leaks, refuse_shared_people
 from ml.metrics import Metrics, evaluate_predictions
 from ml.motion_masks import MotionMaskError, MotionMasks, load_motion_masks, masks_for_fold, save_motion_masks
 from ml.runtime import choose_device
@@ -55,7 +56,10 @@ PROGRESS_EVERY: Final = 1.0  # seconds between two writes of where a fold stands
 PATIENCE: Final = (1, 5, 20, 60)  # seconds to wait for a database that does not answer
 
 # Errors whose text is a sentence for a person.
-TOLD: Final = (DatasetError, MotionMaskError, ResumeError, CheckpointError, services.LaunchError)
+TOLD: Final = (
+    *(DatasetError, MotionMaskError, ResumeError, DivergedError, CheckpointError),
+    services.LaunchError,
+)
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -118,17 +122,21 @@ def _train(desk: "Desk") -> Outcome:
 
     own, extra = _samples_of(fold)
     train_samples = [*own.train, *(sample for _, samples in extra for sample in samples)]
-    if run.protocol != TrainingRun.Protocol.SPLIT:
-        refuse_leaks([replace(own, train=tuple(train_samples))])
+    whole = replace(own, train=tuple(train_samples))
+    if run.protocol == TrainingRun.Protocol.SPLIT:
+        refuse_shared_people(whole)  # to compare every picture of a large set would take long
+    else:
+        refuse_leaks([whole])
     state_path = fold.folder / STATE_NAME
     if run.start_sha256 and not state_path.exists() and run.start_sha256 != services.start_sha256(config):
         raise services.LaunchError(
             f"The model that this run starts from ({config.start}) is another one than at its launch, and "
             "folds of one run are to be compared: launch a copy of the run."
         )
-    masks = _masks_of(fold, own, config.model.image_size, desk)
+    masks = _masks_of(fold, own, config.model.image_size, state_path, desk)
     desk.read("Building the model", 0, 1)
-    model = build_model(config, run.seed)
+    # A saved state holds every weight: what it started from may be gone by now.
+    model = build_model(replace(config, start="random") if state_path.exists() else config, run.seed)
     train = FaceSet.joined(
         [_load(dataset, samples, config, desk) for dataset, samples in [(run.dataset, own.train), *extra]]
     )
@@ -169,6 +177,7 @@ def _train(desk: "Desk") -> Outcome:
             {"kind": run.dataset.kind, "train_images": len(own.train)},
             *({"kind": dataset.kind, "train_images": len(samples)} for dataset, samples in extra),
         ],
+        "trained_before": run.trained_before,
         "seed": run.seed,
         "git_revision": revision,
         "stages": run.stages,
@@ -211,6 +220,11 @@ def _samples_of(fold: Fold) -> tuple[FoldOfSamples, list[tuple[Dataset, list[Sam
     """
     run = fold.run
     folds = services.folds_of(run.dataset, cast(services.Protocol, run.protocol), run.fold_count, run.seed)
+    if run.folds_sha256 not in ("", services.division_sha256(folds, run.dataset.path)):
+        raise services.LaunchError(
+            f"{run.dataset.name} has other pictures than at the launch, so its folds are others as well: "
+            "launch a copy of the run, and delete this one."
+        )
     own = next((own for own in folds if own.number == fold.number), None)
     if own is None:
         raise DatasetError(f"{run.dataset.name} has no fold {fold.number} any more.")
@@ -220,10 +234,10 @@ def _samples_of(fold: Fold) -> tuple[FoldOfSamples, list[tuple[Dataset, list[Sam
     return own, extra
 
 
-def _masks_of(fold: Fold, own: FoldOfSamples, size: int, desk: "Desk") -> MotionMasks:
-    """The fold's motion masks, made once and kept beside it: a resumed fold reads the same ones."""
+def _masks_of(fold: Fold, own: FoldOfSamples, size: int, state_path: Path, desk: "Desk") -> MotionMasks:
+    """The fold's motion masks, kept beside it: a fold that goes on from its state reads the same ones."""
     folder = fold.folder / "masks"
-    if not folder.is_dir():
+    if not (folder.is_dir() and state_path.exists()):
         desk.read("Making motion masks", 0, 1)
         dataset = fold.run.dataset
         masks = masks_for_fold(
@@ -236,6 +250,7 @@ def _masks_of(fold: Fold, own: FoldOfSamples, size: int, desk: "Desk") -> Motion
         partial = folder.with_name(".masks.part")
         shutil.rmtree(partial, ignore_errors=True)
         save_motion_masks(masks, partial, f"{fold}: its own training faces, or see ml.motion_masks")
+        shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     return load_motion_masks(folder, size)
 

@@ -3,6 +3,7 @@
 Every change of a state is here or in `runner`; `models` draws the picture. Torch is never imported here.
 """
 
+import json
 import math
 import os
 import platform
@@ -46,6 +47,7 @@ HEARTBEAT: Final = 5.0  # seconds between two signs of life of a running fold
 LOST_AFTER: Final = 20.0  # seconds without one, after which its worker counts as dead
 UNHEARD_AFTER: Final = 60.0  # seconds after which a queued fold that the broker does not know is sent again
 BROKER_TIMEOUT: Final = 2.0  # seconds that a broker has to answer a launch
+SAME_FACES: Final = {"ckplus48": "ckplus"}  # kinds whose people are another kind's
 # A run is what the first of these is that one of its folds is.
 PRECEDENCE: Final = (
     State.RUNNING,
@@ -211,6 +213,20 @@ def start_sha256(config: TrainConfig) -> str:
     return sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
 
 
+def trained_before(config: TrainConfig) -> list[str]:
+    """The kinds of the data sets that the checkpoint was trained on which a run of `config` starts from.
+
+    Raises LaunchError where that is broken.
+    """
+    from ml.checkpoint import CheckpointError, load_checkpoint
+
+    path = start_file(config)
+    try:
+        return sorted(load_checkpoint(path).trained_on) if path else []
+    except CheckpointError as error:
+        raise LaunchError(str(error)) from error
+
+
 def check_config(config: TrainConfig) -> None:
     """Raise LaunchError, in a sentence, for the first number that no training could go on with."""
     model = config.model
@@ -256,7 +272,8 @@ def _create_run(request: RunRequest) -> tuple[TrainingRun, bool]:
     if request.launch_key and (twin := TrainingRun.objects.filter(launch_key=request.launch_key).first()):
         return twin, False
     check_config(request.config)
-    numbers, fold_count = _check_folds(request)
+    before = trained_before(request.config)
+    numbers, fold_count, division = _check_folds(request, before)
     run = TrainingRun(
         name=request.name or f"{request.dataset.name} {request.preset}",
         dataset=request.dataset,
@@ -269,6 +286,8 @@ def _create_run(request: RunRequest) -> tuple[TrainingRun, bool]:
         device=request.device,
         git_revision=git_revision() or "",
         start_sha256=start_sha256(request.config),
+        trained_before=before,
+        folds_sha256=division,
         visdom=request.visdom,
         launched_by=request.launched_by,
         launch_key=request.launch_key,
@@ -286,8 +305,11 @@ def _create_run(request: RunRequest) -> tuple[TrainingRun, bool]:
     return run, True
 
 
-def _check_folds(request: RunRequest) -> tuple[list[int], int]:
-    """The numbers of the folds to train and how many the set has; raises where one cannot be trained."""
+def _check_folds(request: RunRequest, before: Sequence[str]) -> tuple[list[int], int, str]:
+    """The numbers of the folds to train, how many the set has, and `division_sha256`.
+
+    before: what the start was trained on. Raises where a fold cannot be trained.
+    """
     from ml.folds import refuse_leaks
 
     for dataset in (request.dataset, *request.extra):
@@ -307,7 +329,8 @@ def _check_folds(request: RunRequest) -> tuple[list[int], int]:
             load_samples(request.dataset.kind, request.dataset.path, "train")
         if request.folds not in (None, (0,)):
             raise LaunchError("A set's own split has one fold, number 0.")
-        return [0], 1
+        return [0], 1, ""
+    _check_strangers(request.dataset.kind, before)
     folds = folds_of(request.dataset, request.protocol, request.fold_count, request.seed)
     known = [fold.number for fold in folds]
     chosen = known if request.folds is None else sorted(set(request.folds))
@@ -318,7 +341,27 @@ def _check_folds(request: RunRequest) -> tuple[list[int], int]:
             f"{request.dataset.name} has no fold {min(unknown)}: it has {min(known)} to {max(known)}."
         )
     refuse_leaks([fold for fold in folds if fold.number in chosen])
-    return chosen, len(folds)
+    return chosen, len(folds), division_sha256(folds, request.dataset.path)
+
+
+def _check_strangers(kind: str, before: Sequence[str]) -> None:
+    """Refuse folds whose held-out faces the model that they start from may have been trained on."""
+    seen = {SAME_FACES.get(one, one) for one in before} - {"folders"}  # any set at all may lie in folders
+    if SAME_FACES.get(kind, kind) in seen:
+        raise LaunchError(
+            f"The model that this run starts from was trained on {kind} faces itself: those that a fold "
+            "holds out would be no strangers to it. Start from imagenet, or from one that never saw them."
+        )
+
+
+def division_sha256(folds: "Sequence[FoldOfSamples]", root: Path) -> str:
+    """Of who is trained on and who is held out in each fold, by the pictures' places in `root`."""
+    digest = sha256()
+    for fold in folds:
+        for side in (fold.train, fold.test):
+            names = sorted(sample.path.relative_to(root).as_posix() for sample in side)
+            digest.update(json.dumps([fold.number, names]).encode())
+    return digest.hexdigest()
 
 
 def folds_of(

@@ -6,8 +6,11 @@ and never changed, so any number of processes may read and add at once. To delet
 
 import hashlib
 import json
+import logging
+import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +20,9 @@ from numpy.typing import NDArray
 from ml.datasets.images import Progress, load_faces
 from ml.datasets.samples import Sample
 
+logger = logging.getLogger(__name__)
+
+ABANDONED: Final = 24 * 3600  # seconds after which nobody writes any more at a file without an index
 FORMAT: Final = 2  # to be raised where `load_faces` gives other pixels
 
 
@@ -36,7 +42,10 @@ def load_cached_faces(
     missing = [position for position, key in enumerate(keys) if key not in known]
     decoded = load_faces([samples[position] for position in missing], size, colour, on_progress)
     if missing:
-        _add_segment(shelf, [keys[position] for position in missing], decoded)
+        try:
+            _add_segment(shelf, [keys[position] for position in missing], decoded)
+        except OSError:  # a full disk: they are decoded anew the next time
+            logger.warning("Faces could not be kept in %s.", shelf, exc_info=True)
     faces = np.empty((len(samples), size, size, 3 if colour else 1), np.uint8)
     faces[missing] = decoded
     for position, key in enumerate(keys):
@@ -68,9 +77,23 @@ def _read_segments(shelf: Path) -> dict[str, tuple[NDArray[np.uint8], int]]:
 
 def _add_segment(shelf: Path, keys: Sequence[str], faces: NDArray[np.uint8]) -> None:
     shelf.mkdir(parents=True, exist_ok=True)
-    name = uuid.uuid4().hex
-    np.save(shelf / f"{name}.npy", faces)
-    # The index makes the segment count, so it comes last, and whole.
-    partial = shelf / f"{name}.part"
-    partial.write_text(json.dumps(list(keys)))
-    partial.replace(shelf / f"{name}.json")
+    _sweep(shelf)
+    segment = shelf / f"{uuid.uuid4().hex}.npy"
+    partial = segment.with_suffix(".part")
+    try:
+        np.save(segment, faces)
+        # The index makes the segment count, so it comes last, and whole.
+        partial.write_text(json.dumps(list(keys)))
+        partial.replace(segment.with_suffix(".json"))
+    except OSError:
+        segment.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _sweep(shelf: Path) -> None:
+    """Remove what a process that was killed had half written: gigabytes, perhaps."""
+    for path in (*shelf.glob("*.npy"), *shelf.glob("*.part")):
+        with suppress(OSError):
+            if not path.with_suffix(".json").exists() and time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()

@@ -1,6 +1,7 @@
 """Compound Facial Expressions of Emotion (Du, Tao and Martinez, PNAS 111:15, 2014), posed by 230 people."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,9 @@ def read_cfee(root: Path, split: str) -> list[Sample]:
     folder = next((root / place for place in PLACES if (root / place / "label.csv").is_file()), None)
     if folder is None:
         raise DatasetError(f"CFEE needs label.csv beside the folder images: both are missing in {root}.")
-    return divide_by_person(_read_table(folder), split)
+    samples = divide_by_person(_read_table(folder), split)
+    # People of other sets are numbers as well.
+    return [replace(sample, subject=f"CFEE {sample.subject}") for sample in samples]
 
 
 def _read_table(folder: Path) -> list[Sample]:

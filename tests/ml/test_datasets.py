@@ -374,7 +374,7 @@ def test_cfee_is_read_from_its_table_and_compound_expressions_are_passed_over(tm
         "0006.jpg": "disgust",
         "0007.jpg": "fear",
     }
-    assert {sample.subject for sample in found} == {"114"}
+    assert {sample.subject for sample in found} == {"CFEE 114"}
     assert all(sample.photo for sample in found)
 
 

@@ -1,10 +1,12 @@
 """One fold in this process: its row, its files, how it is stopped, goes on, and fails."""
 
 import json
+import pickle
+import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from pytest_django import Settings
 
 from ml.checkpoint import load_checkpoint
 from ml.config import TrainConfig
+from ml.datasets import load_samples
 from ml.engine import BatchReport, Callbacks
 from ml.expressions import EXPRESSIONS
 from training import services
@@ -189,9 +192,72 @@ def test_no_fold_starts_from_other_weights_than_its_run_did(request_: RunRequest
     assert train(later, stop_after(1)).state == State.CANCELLED
     weights.write_bytes(b"those of a later version")
     services.requeue(later)
-    # What goes on from its own state needs no start any more, but reads it to be built.
     (later.folder / "fold_0" / "state.safetensors").unlink()
     assert "is another one than at its launch" in train(later).error
+
+
+def test_what_goes_on_from_its_state_needs_no_start_any_more(request_: RunRequest, tmp_path: Path) -> None:
+    train(services.create_run(request_))
+    weights = tmp_path / "start.safetensors"
+    weights.write_bytes(Checkpoint.objects.get().path.read_bytes())
+    run = services.create_run(replace(request_, config=replace(request_.config, start=str(weights))))
+    train(run, stop_after(2))
+    weights.unlink()
+    services.requeue(run)
+    fold = train(run)
+    assert (fold.state, fold.error) == (State.SUCCEEDED, "")
+    assert load_checkpoint(fold.checkpoint.path).trained_on == {"folders"}
+
+
+def test_folds_of_a_set_that_has_changed_since_the_launch_are_refused(
+    request_: RunRequest, faces: Path, tmp_path: Path
+) -> None:
+    own = Path(shutil.copytree(faces, tmp_path / "own"))
+    dataset = Dataset.objects.create(name="own", kind="folders", folder=str(own))
+    run = services.create_run(replace(request_, dataset=dataset, protocol="made", fold_count=2))
+    train(run, stop_after(1))
+    next((own / "train" / "anger").iterdir()).unlink()
+    services.requeue(run, 0)
+    fold = train(run)
+    assert fold.state == State.FAILED
+    assert "has other pictures than at the launch" in fold.error
+
+
+def test_a_loss_that_is_no_number_any_more_ends_the_fold_with_what_to_do(request_: RunRequest) -> None:
+    joint = replace(request_.config.joint_stage, lr_classifier=1e30, warmup=0.0)
+    run = services.create_run(replace(request_, config=replace(request_.config, joint_stage=joint)))
+    fold = train(run)
+    assert fold.state == State.FAILED
+    assert "of the joint stage: choose a smaller learning rate." in fold.error
+    assert not Checkpoint.objects.exists()
+
+
+def crops_of(people: Iterable[str], folder: Path) -> Dataset:
+    """A set in the old project's layout: two expressions of each."""
+    (folder / "imgs").mkdir(parents=True)
+    labels = {}
+    for number, person in enumerate(people):
+        for sequence, label in ((f"{person}_001", 1), (f"{person}_002", 5)):
+            level = 16 * number + label + len(folder.name)  # no picture twice
+            Image.new("L", (48, 48), level % 256).save(folder / "imgs" / f"{sequence}_00000010.png")
+            labels[sequence] = label
+    (folder / "emotion_labels.pkl").write_bytes(pickle.dumps(labels))
+    return Dataset.objects.create(name=folder.name, kind="ckplus48", folder=str(folder))
+
+
+def test_nobody_who_is_held_out_is_trained_on_from_another_set(tmp_path: Path, tiny: TrainConfig) -> None:
+    one = crops_of((f"S{number}" for number in range(100, 115)), tmp_path / "one")
+    valid, test = (
+        {str(sample.subject) for sample in load_samples(one.kind, one.path, split)}
+        for split in ("valid", "test")
+    )
+    # Each set divides its own people: who is held out of the one is trained on in the other.
+    other = crops_of(sorted(valid | test), tmp_path / "another")
+    shared = valid & {str(sample.subject) for sample in load_samples(other.kind, other.path, "train")}
+    assert shared
+    fold = train(services.create_run(RunRequest(one, "compact", tiny, extra=(other,), device="cpu")))
+    assert fold.state == State.FAILED
+    assert all(person in fold.error for person in shared)
 
 
 def test_a_mask_stage_alone_leaves_a_file_to_start_from_and_nothing_to_put_in_service(

@@ -12,8 +12,10 @@ import pytest
 from django.utils import timezone
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
+from ml.checkpoint import save_checkpoint
 from ml.config import TrainConfig
 from ml.datasets import DatasetError
+from ml.fmpn import FMPN
 from ml.folds import LeakError
 from training import services
 from training.models import Dataset, Fold, State, TrainingRun
@@ -302,18 +304,40 @@ def test_a_run_from_other_first_weights_is_another_though_they_lie_at_the_same_p
 ) -> None:
     # As the bundled model is after an update: its folds and those of the model before are no one table.
     weights = tmp_path / "start.safetensors"
-    weights.write_bytes(b"the first")
+    first, second = (start_file(tmp_path / name, request_.config, name) for name in ("first", "second"))
+    weights.write_bytes(first)
     begun = replace(request_, config=replace(request_.config, start=str(weights)))
     run = services.create_run(begun)
     assert services.find_unfinished(begun) == run
-    weights.write_bytes(b"the second")
+    weights.write_bytes(second)
     assert services.find_unfinished(begun) is None
-    weights.write_bytes(b"the first")
+    weights.write_bytes(first)
     run.folds.update(state=State.SUCCEEDED)
     services.settle(run)
     assert services.find_finished(begun) == run
-    weights.write_bytes(b"the second")
+    weights.write_bytes(second)
     assert services.find_finished(begun) is None
+
+
+def start_file(path: Path, config: TrainConfig, *kinds: str) -> bytes:
+    """Write a checkpoint that was trained on such sets, and return its bytes."""
+    facts = {"preset": "compact", "data": [{"kind": kind} for kind in kinds]}
+    save_checkpoint(path, FMPN(config.model), config, facts)
+    return path.read_bytes()
+
+
+def test_folds_do_not_start_from_a_model_that_was_trained_on_the_same_set(
+    request_: RunRequest, tmp_path: Path
+) -> None:
+    start = tmp_path / "start.safetensors"
+    start_file(start, request_.config, "kdef", "folders", "ckplus")
+    config = replace(request_.config, start=str(start))
+    folds = replace(request_, protocol="made", fold_count=2, config=config)
+    for kind in ("kdef", "ckplus48"):
+        dataset = Dataset.objects.create(name=kind, kind=kind, folder=str(tmp_path))
+        with pytest.raises(LaunchError, match=f"was trained on {kind} faces itself"):
+            services.create_run(replace(folds, dataset=dataset))
+    assert services.create_run(folds).trained_before == ["ckplus", "folders", "kdef"]  # one's own folders
 
 
 # States -----------------------------------------------------------------------------------------------------

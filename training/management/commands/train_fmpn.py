@@ -59,13 +59,13 @@ class Command(BaseCommand):
                 self._hand_over(run, request)
                 return
             run = run or services.create_run(request)
+            if run.device != request.device:
+                run.device = request.device
+                run.save(update_fields=["device"])
+            self.stdout.write(f"{run} in {run.folder}")
+            finished = train_here(run, self._say)
         except (DatasetError, services.LaunchError) as error:
             raise CommandError(str(error)) from error
-        if run.device != request.device:
-            run.device = request.device
-            run.save(update_fields=["device"])
-        self.stdout.write(f"{run} in {run.folder}")
-        finished = train_here(run, self._say)
         self._report(run, stopped=not finished)
 
     def _say(self, line: str) -> None:
