@@ -19,7 +19,7 @@ install:  ## Install the locked requirements into .venv
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11, 3.12 or 3.13 is needed, and there is no $(PYTHON)."; exit 1; }
 	@$(PYTHON) install.py
 
-test: lint  ## Check style and types, then run every test, several at once
+test: lint  ## Check style and types, then run every quick test, several at once
 	@# One thread each: torch would else start as many as there are cores, in every one of them.
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 

@@ -2,7 +2,8 @@
 # Another version in the place of this one, as root: deploy/upgrade.sh [VERSION]
 #
 # VERSION is a tag, a branch or a commit; without one it is the newest of the branch that is checked out. A
-# backup comes first, and where anything fails the site stays as it is, or says what to do.
+# backup comes first; then the site stops, is brought up to date and starts again. Where anything fails after
+# that, it says how to go back.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
@@ -16,31 +17,45 @@ systemctl start fmpn-fer-backup.service
 echo "Fetching ..."
 git fetch --quiet --tags
 if [ -n "${1:-}" ]; then
+  git rev-parse --quiet --verify "$1^{commit}" > /dev/null || git rev-parse --verify "origin/$1^{commit}" > /dev/null
+elif ! git symbolic-ref --quiet HEAD > /dev/null; then
+  echo "No branch is checked out, but a tag or a commit. Say which is wanted: deploy/upgrade.sh main" >&2
+  exit 1
+fi
+
+# The old processes must meet neither the new code nor the new tables. What waits in the queues waits on.
+echo "Stopping ..."
+systemctl stop fmpn-fer.target 'fmpn-fer-*.service' # for the target alone it would not wait
+again() {
+  echo "Not finished. Back to the old version: deploy/upgrade.sh $before" >&2
+  echo "and, where its tables are older, deploy/restore.sh with the backup made just now." >&2
+}
+trap 'again' EXIT
+
+echo "Installing ..."
+if [ -n "${1:-}" ]; then
   git checkout --quiet "$1"
 fi
 if git symbolic-ref --quiet HEAD > /dev/null; then
   git merge --quiet --ff-only # a branch: to what was fetched of it
-elif [ -z "${1:-}" ]; then
-  echo "No branch is checked out, but a tag or a commit. Say which is wanted: deploy/upgrade.sh main" >&2
-  exit 1
 fi
-again() { echo "Not finished. Back to the old version: deploy/upgrade.sh $before" >&2; }
-trap 'again' EXIT
-
 python3 install.py
 cp deploy/systemd/*.service deploy/systemd/*.timer deploy/systemd/*.target /etc/systemd/system/
 cp -r deploy/systemd/fmpn-fer-.service.d /etc/systemd/system/
 systemctl daemon-reload
 
-# The old processes must not meet the new tables. What waits in the queues waits on.
-echo "Restarting ..."
-systemctl stop fmpn-fer.target 'fmpn-fer-*.service' # for the target alone it would not wait
+echo "Starting ..."
 deploy/manage.sh migrate --verbosity 0
 deploy/manage.sh check --deploy --fail-level WARNING
 systemctl start fmpn-fer.target
 
+setting() { sed -n "s/^$1=//p" "$FER_ENV_FILE" | tail -n 1; }
+host=$(setting FER_HOST)
+case ${host:-0.0.0.0} in 0.0.0.0) host=127.0.0.1 ;; esac
+port=$(setting PORT)
+ready="http://$host:${port:-8000}/readyz"
 for _ in $(seq 60); do
-  if python3 -c 'import urllib.request; urllib.request.urlopen("http://127.0.0.1:8000/readyz", timeout=5)' 2>/dev/null; then
+  if python3 -c 'import urllib.request; urllib.request.urlopen("'"$ready"'", timeout=5)' 2>/dev/null; then
     trap - EXIT
     echo "$(git describe --tags --always) is running."
     exit 0

@@ -28,8 +28,12 @@ class AnalysisSummary(Schema):
     page: str = Field(description=_("Where people see it."))
     kind: Kind
     state: State
-    done: int = Field(description=_("Photos read, or milliseconds of a video."))
-    total: int = Field(description=_("How many that will be; 0 where it is not known yet."))
+    done: int = Field(description=_("Photos of a batch read, or milliseconds of a video."))
+    total: int = Field(
+        description=_(
+            "How many that will be; 0 where it is not known yet, and for photos that were read at once."
+        )
+    )
     error: str = Field(description=_("Why it failed, else empty."))
     created: datetime
     expires: datetime | None = Field(description=_("When it is deleted; null: when you do it."))

@@ -1,7 +1,7 @@
 """Batches and videos: read by a worker, told about while it lasts, stopped when their owner says so.
 
 The row is the truth of a job (its states stand in `Analysis`), Celery only carries its token. A job is
-claimed by a conditional UPDATE; one whose worker is lost is queued again, three times at most.
+claimed by a conditional UPDATE; one whose worker is lost is queued again, and given up after the third.
 """
 
 import logging

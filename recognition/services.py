@@ -10,6 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
+from django.contrib.admin.models import LogEntry
 from django.core.files import File
 from django.core.management import call_command
 from django.db import Error as DatabaseError
@@ -295,7 +296,9 @@ def purge_expired() -> int:
     from recognition.videos import drop_raw_files
 
     _, by_model = Analysis.objects.expired().delete()
-    AuditEntry.objects.filter(time__lt=timezone.now() - AuditEntry.KEPT).delete()
+    forgotten = timezone.now() - AuditEntry.KEPT
+    AuditEntry.objects.filter(time__lt=forgotten).delete()
+    LogEntry.objects.filter(action_time__lt=forgotten).delete()  # the admin's own
     call_command("clearsessions")  # a browser's word is forgotten with its cookie
     _sweep_orphans()
     drop_raw_files()

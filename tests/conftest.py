@@ -1,6 +1,7 @@
 """What tests of several packages share: photos of people, and a browser."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def empty_cache() -> None:
     """No test counts against the limits of another."""
     cache.clear()
+
+
+@pytest.fixture
+def same_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock stands still: limits count by its minutes."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
 
 
 @pytest.fixture(scope="session")

@@ -296,8 +296,8 @@ def _by_fold(document: Document) -> dict[tuple[int, str], float]:
 def _robustness(documents: Documents, page: Page) -> Section:
     section = [
         "## Turned, small, blurred, dark and covered faces",
-        "`python manage.py measure_robustness --dataset ferplus --data FERPLUS --split test --json FILE`: "
-        "each change is made to the aligned crop, so a rotation is what alignment left.",
+        "`python manage.py measure_robustness --dataset ferplus --data FERPLUS --split test --sample 1000 "
+        "--json FILE`: each change is made to the aligned crop, so a rotation is what alignment left.",
     ]
     found = [
         (name, document["robustness"]) for name, document in documents.items() if "robustness" in document

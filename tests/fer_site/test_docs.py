@@ -36,7 +36,7 @@ NOT_SETTINGS: Final = {
     # variables that belong to others, or to the tools around the site
     *("FER_ENV_FILE", "SECRET_KEY_FILE", "DATABASE_PASSWORD", "CUDA_VISIBLE_DEVICES", "WEB_CONCURRENCY"),
     *("NAME", "FER_SITE", "FER_TOKEN", "PORT", "PYTHON", "BENCH_JSON", "VARIANT", "PROMETHEUS_MULTIPROC_DIR"),
-    "OMP_NUM_THREADS",
+    *("OMP_NUM_THREADS", "FER_TEST_DATA", "FER_STRANGE_IMAGES"),
 }
 
 

@@ -77,6 +77,7 @@ def test_who_is_no_administrator_sees_nothing(client: Client) -> None:
     assert client.get("/admin/").status_code == 302
 
 
+@pytest.mark.usefixtures("same_minute")
 def test_requests_are_counted_by_the_minute(client: Client) -> None:
     now = time.time()
     for minutes, number in ((1, 12), (2, 6), (20, 100)):

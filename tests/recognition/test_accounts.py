@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import time
 import zipfile
 from collections.abc import Iterable
 from datetime import timedelta
@@ -44,13 +43,6 @@ def at_home(client: Client, ada: User) -> Client:
     """Ada's browser, logged in."""
     client.force_login(ada)
     return client
-
-
-@pytest.fixture
-def same_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock stands still: limits count by its minutes."""
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now)
 
 
 def log_in(client: Client, name: str = "ada", password: str = PASSWORD) -> HttpResponse:

@@ -288,6 +288,7 @@ def test_too_many_files_are_refused(program: Client, settings: Settings) -> None
     assert "At most 1" in response.json()["error"]
 
 
+@pytest.mark.usefixtures("same_minute")
 def test_a_key_has_its_calls_a_minute(program: Client, settings: Settings, ada: User) -> None:
     settings.FER_API_PER_MINUTE = 2
     assert [program.get(ANALYSES).status_code for _ in range(3)] == [200, 200, 429]
@@ -298,6 +299,7 @@ def test_a_key_has_its_calls_a_minute(program: Client, settings: Settings, ada: 
     assert "Wait" in response.json()["error"]
 
 
+@pytest.mark.usefixtures("same_minute")
 def test_an_address_has_its_calls_a_minute_whatever_key_it_guesses(
     client: Client, settings: Settings
 ) -> None:

@@ -32,6 +32,7 @@ def running_server(server: Path) -> Iterator[Path]:
     process.wait()
 
 
+@pytest.mark.usefixtures("same_minute")
 def test_what_is_over_the_limit_waits_until_the_next_minute() -> None:
     assert [limited("somebody", 2) for _ in range(2)] == [None, None]
 
@@ -100,6 +101,7 @@ def test_a_client_s_address_is_what_the_trusted_proxy_saw(rf: RequestFactory, se
 
 
 @pytest.mark.django_db
+@pytest.mark.usefixtures("same_minute")
 def test_uploads_over_the_limit_are_asked_to_wait(client: Client, settings: Settings) -> None:
     settings.FER_UPLOADS_PER_MINUTE = 1
     client.post(reverse("analyse"))

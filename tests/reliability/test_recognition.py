@@ -177,7 +177,7 @@ def test_the_card_is_of_the_model_that_ships() -> None:
 
 
 DATA: Final = "FER_TEST_DATA"  # NAME=DIR for each set, with the names of `manage.py reproduce --list`
-NAMES: Final = {"FERPLUS": "ferplus", "CKPLUS": "ckplus48", "JAFFE": "jaffe-originals"}
+NAMES: Final = {"FERPLUS": "ferplus", "CKPLUS": "ckplus48", "JAFFE_DB": "jaffe-originals"}
 
 
 @pytest.mark.slow

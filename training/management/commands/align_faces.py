@@ -19,7 +19,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="holds class folders")
         parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where they go")
-        parser.add_argument("--size", type=int, default=96, help="pixels a side (96)")
+        parser.add_argument("--size", type=int, default=160, help="pixels a side (160, which `compact` sees)")
         parser.add_argument("--grey", action="store_true", help="keep the luminance only")
         parser.add_argument(
             "--exclude", type=Path, metavar="FILE", help="pictures to leave out: lines ending in CLASS/NAME"

@@ -31,6 +31,6 @@ class Command(BaseCommand):
         except (PretrainedError, DatasetError, OSError) as error:
             raise CommandError(str(error)) from error
         self.stdout.write(
-            f"Wrote {options['output']}, measured on {FACES_TO_MEASURE} faces of {dataset.name}: now "
+            f"Wrote {options['output']}, measured on at most {FACES_TO_MEASURE} faces of {dataset.name}: now "
             f"`train_fmpn --start {options['output']}`."
         )
