@@ -5,7 +5,7 @@ from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 
 from recognition.account_forms import AdminLoginForm
-from recognition.models import Analysis, AuditEntry, Face, Photo, Rejection, Track
+from recognition.models import Analysis, ApiToken, AuditEntry, Face, Photo, Rejection, Track
 
 admin.site.login_form = AdminLoginForm
 
@@ -68,6 +68,22 @@ def _count(model: type[Model], to_analysis: str) -> Coalesce:
     """How many rows of `model` belong to the analysis of the outer query."""
     own = model._default_manager.filter(**{to_analysis: OuterRef("pk")}).order_by()
     return Coalesce(Subquery(own.values(to_analysis).annotate(count=Count("pk")).values("count")), 0)
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscriptable when it runs
+    """Whose programs may call, and a way to revoke a key that has leaked: to delete it."""
+
+    list_display = fields = ("name", "user", "created", "used")
+    list_select_related = ("user",)
+    search_fields = ("name", "user__username")
+    date_hierarchy = "created"
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: ApiToken | None = None) -> bool:
+        return False
 
 
 @admin.register(AuditEntry)

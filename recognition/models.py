@@ -346,6 +346,7 @@ class ApiToken(models.Model):
 
     class Meta:
         ordering = ("-created",)
+        verbose_name = "API key"
 
     def __str__(self) -> str:
         return self.name

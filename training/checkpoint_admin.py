@@ -31,6 +31,10 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not subscr
     change_list_template = "admin/training/checkpoint/change_list.html"
     change_form_template = "admin/training/checkpoint/change_form.html"
 
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """A run's page leads to its own ones."""
+        return lookup == "fold__run" or super().lookup_allowed(lookup, value, request)
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Checkpoint]:
         rows: QuerySet[Checkpoint] = super().get_queryset(request).select_related("fold__run")
         return rows

@@ -23,7 +23,7 @@ from ml.folds import LeakError
 from training import services, watching
 from training.forms import LaunchForm, has_known_settings
 from training.inspecting import ask_for_inspection, progress_of
-from training.models import Dataset, Fold, TrainingRun
+from training.models import Checkpoint, Dataset, Fold, TrainingRun
 from training.services import LaunchError
 
 P = ParamSpec("P")
@@ -140,6 +140,8 @@ def watch(request: HttpRequest, run_id: int) -> HttpResponse:
         "extra": run.extra.all(),
         "status": watching.describe(run),
         "settings_text": json.dumps(run.config, indent=2),
+        "has_checkpoints": Checkpoint.objects.filter(fold__run=run).exists()
+        and request.user.has_perm("training.view_checkpoint"),
         "may_launch": request.user.has_perm("training.launch_trainingrun"),
     }
     return _render(request, "watch.html", TrainingRun, context)

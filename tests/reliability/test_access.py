@@ -339,6 +339,11 @@ def add_analyses(world: World, owner: Owner) -> None:
             "_selected_action": world.names["photos"],
             "post": "yes",
         },
+        "POST /admin/recognition/apitoken/": lambda: {
+            "action": "delete_selected",
+            "_selected_action": world.names["key"],
+            "post": "yes",
+        },
     }
 
 
