@@ -272,7 +272,7 @@ def begin_reading(analysis: Analysis, model_name: str) -> None:
     before = analysis.model_name.split(", ") if analysis.photos.exists() else []
     analysis.model_name = ", ".join(dict.fromkeys([*before, model_name]))[:100]
     with transaction.atomic():
-        Analysis.objects.filter(pk=analysis.pk).update(model_name=model_name)
+        Analysis.objects.filter(pk=analysis.pk).update(model_name=analysis.model_name)
         AuditEntry.of(analysis, AuditEntry.Action.READ).save()
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from ml.datasets import DatasetError, load_samples
 from ml.expressions import EXPRESSIONS
 from ml.inspection import MOST_PAIRS, contact_sheet, inspect
+from tests.ml.test_datasets import FerPlus
 from tests.ml.test_folds import make_old_jaffe
 
 
@@ -65,6 +66,19 @@ def test_unreadable_pictures_are_reported_and_left_out(tmp_path: Path) -> None:
     assert len(found.leaks) == 2  # the lists are looked at all the same
 
 
+def test_a_broken_picture_of_ferplus_is_reported_and_the_others_are_looked_at(tmp_path: Path) -> None:
+    ferplus = FerPlus(tmp_path)
+    for split in ("train", "valid", "test"):
+        ferplus.add(split, f"{split}.png", "0,10,0,0,0,0,0,0,0,0")
+        ferplus.add(split, f"broken-{split}.png", "0,10,0,0,0,0,0,0,0,0")
+        (tmp_path / f"FER2013{split.title()}" / f"broken-{split}.png").write_bytes(b"no picture")
+    found = inspect("ferplus", tmp_path)
+    assert sorted(name for name, _ in found.unreadable) == [
+        f"FER2013{split}/broken-{split.lower()}.png" for split in ("Test", "Train", "Valid")
+    ]
+    assert (found.total, found.by_class["happiness"]) == (3, 3)
+
+
 def test_the_very_same_pixels_are_duplicates_however_they_are_stored(tmp_path: Path) -> None:
     face = draw(tmp_path / "happy" / "face.png", 1)
     Image.open(face).save(tmp_path / "happy" / "again.bmp")
@@ -101,6 +115,16 @@ def test_one_persons_frames_are_no_near_duplicates(tmp_path: Path) -> None:
         ("imgs/KA_AN_1.png", "imgs/KL_AN_3.png"),
         ("imgs/KA_AN_2.png", "imgs/KL_AN_3.png"),
     ]
+
+
+def test_a_photo_of_several_faces_is_one_picture_among_near_duplicates(tmp_path: Path) -> None:
+    draw(tmp_path / "origin" / "one.png", 1)
+    draw(tmp_path / "origin" / "two.png", 1, noise=1)
+    lines = [f"{name}.png {face} 0 0 40 40 50.0 3" for name in ("one", "two") for face in range(2)]
+    (tmp_path / "label.lst").write_text("\n".join(lines))
+    found = inspect("expw", tmp_path)
+    assert found.total == 4
+    assert (found.near_duplicates, found.near_duplicate_count) == ([("origin/one.png", "origin/two.png")], 1)
 
 
 def test_near_duplicates_beyond_measure_are_counted_but_not_listed(tmp_path: Path) -> None:

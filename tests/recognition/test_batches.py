@@ -157,6 +157,21 @@ def test_a_batch_that_no_worker_will_hear_of_is_not_kept(
     assert not Analysis.objects.exists()
 
 
+def test_files_of_another_field_are_passed_over(client: Client, portrait: bytes, landscape: bytes) -> None:
+    fields = {
+        "other": SimpleUploadedFile("other.jpg", b"nothing of ours"),
+        "photos": [SimpleUploadedFile("a.jpg", portrait), SimpleUploadedFile("b.jpg", landscape)],
+    }
+
+    assert client.post("/batch/", fields).status_code == 302
+
+    analysis = Analysis.objects.get()
+    background.run(analysis.pk, services.read_in_background)
+    faces = [(photo.name, photo.faces.count()) for photo in analysis.photos.all()]
+    assert faces == [("a.jpg", 1), ("b.jpg", 0)]
+    assert not analysis.rejections.exists()
+
+
 # Read -------------------------------------------------------------------------------------------------------
 
 
@@ -195,12 +210,15 @@ def test_one_that_takes_over_from_a_lost_worker_reads_nothing_twice(
     first = list(Photo.objects.values_list("pk", flat=True))
     assert len(first) == 2
 
+    before = services.get_predictor().name
+    monkeypatch.setattr(services.get_predictor(), "name", "another model")
     Analysis.objects.update(state="queued")
     background.run(analysis.pk, services.read_in_background)
     analysis.refresh_from_db()
     assert (analysis.state, analysis.done) == ("done", 3)
     assert list(analysis.photos.values_list("number", flat=True)) == [1, 2, 3]
     assert list(Photo.objects.filter(pk__in=first).values_list("number", flat=True)) == [1, 2]
+    assert analysis.model_name == f"{before}, another model", "each read some of it"
 
 
 def test_what_was_read_until_it_is_cancelled_stays(

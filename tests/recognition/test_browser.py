@@ -141,21 +141,19 @@ def test_pointing_at_a_card_lights_its_box(page: Page, portrait_file: Path) -> N
     expect(page.locator(".box")).not_to_have_class(re.compile("lit"))
 
 
+# Drops or pastes a photo of that name.
+BRING = """([way, name]) => {
+    const carried = new DataTransfer();
+    carried.items.add(new File(["x"], name, { type: "image/png" }));
+    const how = { bubbles: true, cancelable: true, dataTransfer: carried, clipboardData: carried };
+    const Way = way === "drop" ? DragEvent : ClipboardEvent;
+    document.body.dispatchEvent(new Way(way, how));
+}"""
+
+
 def test_photos_can_be_dropped_and_pasted_and_left_out_again(page: Page) -> None:
-    page.evaluate(
-        """() => {
-            const carry = (name) => {
-                const transfer = new DataTransfer();
-                transfer.items.add(new File(["x"], name, { type: "image/png" }));
-                return transfer;
-            };
-            const how = { bubbles: true, cancelable: true };
-            const dropped = new DragEvent("drop", { dataTransfer: carry("dropped.png"), ...how });
-            const pasted = new ClipboardEvent("paste", { clipboardData: carry("pasted.png"), ...how });
-            document.body.dispatchEvent(dropped);
-            document.body.dispatchEvent(pasted);
-        }"""
-    )
+    page.evaluate(BRING, ["drop", "dropped.png"])
+    page.evaluate(BRING, ["paste", "pasted.png"])
     names = page.locator("#chosen .name")
     expect(names).to_have_text(["dropped.png", "pasted.png"])
 
@@ -165,26 +163,48 @@ def test_photos_can_be_dropped_and_pasted_and_left_out_again(page: Page) -> None
     expect(page.get_by_role("button", name="Leave out pasted.png")).to_be_focused()
 
 
-# The site takes in all that is sent, and its answer does not come.
-ANSWER_LOST = """() => {
+def test_photos_that_are_being_sent_can_be_cancelled_and_no_other_joins_them(
+    page: Page, portrait_file: Path
+) -> None:
+    page.set_input_files("#photos", portrait_file)
+    held: list[Route] = []
+    page.route("**/analyse/", lambda route: held.append(route))
+    send = page.get_by_role("button", name="Read 1 photo")
+    send.click()
+    expect(page.get_by_role("status")).to_have_text("Sending 1 photo…")
+
+    page.evaluate(BRING, ["drop", "late.png"])
+    page.get_by_role("button", name="Cancel").click()
+
+    expect(page.get_by_role("alert")).to_have_text("Stopped. Nothing was kept.")
+    expect(send).to_be_focused()
+    expect(page.locator("#chosen .name")).to_have_text(["portrait.jpg"])
+    expect(page.get_by_role("progressbar")).to_be_hidden()
+
+
+# The site takes in all that is sent, and its answer does not come: the connection breaks (code 0), or what
+# stands before the site answers in its place.
+ANSWER_LOST = """(code) => {
     XMLHttpRequest.prototype.send = function () {
         setTimeout(() => {
             this.upload.dispatchEvent(new ProgressEvent("load"));
             document.body.dataset.stop = document.querySelector("#stop")?.checkVisibility() ?? false;
-            this.dispatchEvent(new ProgressEvent("error"));
+            Object.defineProperty(this, "status", { value: code });
+            this.dispatchEvent(new ProgressEvent(code ? "load" : "error"));
             this.dispatchEvent(new ProgressEvent("loadend"));
         });
     };
 }"""
 
 
+@pytest.mark.parametrize("code", [0, 502])
 @pytest.mark.parametrize("address", ["", "/batch/", "/video/"])
 def test_what_may_have_arrived_is_not_said_to_be_forgotten(
-    page: Page, portrait_file: Path, address: str
+    page: Page, portrait_file: Path, address: str, code: int
 ) -> None:
     page.goto(page.url.rstrip("/") + address)
     page.set_input_files("#video" if address == "/video/" else "#photos", portrait_file)
-    page.evaluate(ANSWER_LOST)
+    page.evaluate(ANSWER_LOST, code)
 
     page.click("#send")
 

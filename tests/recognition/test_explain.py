@@ -109,7 +109,7 @@ def test_one_chooses_the_models(client: Client, upload: Upload, rival: Checkpoin
 
 
 def test_a_damaged_model_is_told_of_and_the_others_read_on(
-    client: Client, upload: Upload, rival: Checkpoint
+    client: Client, upload: Upload, rival: Checkpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = bytearray(rival.path.read_bytes())
     data[-1000] ^= 1
@@ -119,7 +119,10 @@ def test_a_damaged_model_is_told_of_and_the_others_read_on(
 
     (compared,) = response.context["comparison"].faces
     assert len(compared.opinions) == 1
-    assert "could not be used" in response.content.decode()
+    text = response.content.decode()
+    assert "could not be used" in text
+    assert rival.path.name not in text, "where it lies is for the log alone"
+    assert str(rival.path) in caplog.text
 
 
 def test_with_one_model_or_without_a_face_it_says_what_is_missing(
@@ -165,6 +168,12 @@ def test_the_read_expression_is_explained_by_the_model_that_read_it(client: Clie
     assert text.count("data:image/png;base64,") == 5, "face and mask, fused picture, face and map"
     assert f"What speaks for {stored.expression}" in text
     assert everything(analysis) == before
+
+
+def test_no_expression_chosen_in_the_form_is_the_one_that_was_read(client: Client, upload: Upload) -> None:
+    response = client.get(address(upload(), face=1), {"expression": ""})
+
+    assert response.context["explained"].expression == Face.objects.get().expression
 
 
 def test_any_expression_and_model_can_be_explained(client: Client, upload: Upload, rival: Checkpoint) -> None:

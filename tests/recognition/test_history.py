@@ -148,6 +148,22 @@ def test_a_day_lists_its_analyses(page: Client, ada: User, keep: Keep) -> None:
     assert "With Charles" in html
 
 
+def test_a_day_of_many_analyses_has_a_page_of_older_ones(page: Client, ada: User, keep: Keep) -> None:
+    oldest = keep(user=ada, created=noon(TODAY) - timedelta(hours=1))
+    for _ in range(30):
+        keep(user=ada, created=noon(TODAY))
+
+    newest = page.get(address(TODAY)).content.decode()
+
+    assert oldest.token not in newest
+    link = re.search(r'<a href="([^"]+)" rel="next">Older</a>', newest)
+    assert link is not None
+    assert oldest.token in page.get(link[1]).content.decode()
+    too_long = page.post(reverse("note", args=[oldest.token]), {"note": "y" * 2001})
+    assert "y" * 2001 in too_long.content.decode(), "it is given back, on the page of its analysis"
+    assert "at most" in words(too_long)
+
+
 def test_a_month_opens_on_its_last_day_with_something_in_it(page: Client, ada: User, keep: Keep) -> None:
     analysis = keep(user=ada, created=noon(date(2026, 2, 10)), expires=None)
 
@@ -285,6 +301,16 @@ def test_the_page_draws_the_chart_and_says_its_numbers(page: Client, ada: User, 
         assert re.search(r'class="expression-anger"[^>]* y="66.667%" height="33.333%"', html)
         assert re.search(r"– 67\W% – – – 3$|33\W% – – – 67\W% – – – 3", words(response))
     assert not re.search(r"<style|\sstyle=|<script(?![^>]*\bsrc=)", html)
+
+
+def test_what_all_faces_showed_is_all_of_it(page: Client, ada: User, keep: Keep) -> None:
+    keep(("happiness", "happiness"), user=ada, created=noon(TODAY))
+
+    said = words(page.get(reverse("history")))
+
+    assert "happiness 100 %" in said, "of the bar"
+    assert "– 100 % –" in said, "in the table"
+    assert ">99" not in said
 
 
 def test_a_history_costs_as_many_questions_for_a_year_as_for_a_day(

@@ -1,12 +1,14 @@
 """A checkpoint put in service reads the next photos, in the same process and without a restart."""
 
 import json
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -152,6 +154,34 @@ def test_a_file_that_was_mended_is_used_without_another_word(
     bad.path.write_bytes(copy)
 
     wait_for("newer")
+
+
+def test_what_did_not_load_is_tried_again_after_a_minute_and_said_once(
+    make: Callable[[str], Checkpoint], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reader(seconds: float) -> str:
+        """The model that reads the photos at that moment."""
+        monkeypatch.setattr(services, "time", SimpleNamespace(monotonic=lambda: seconds))
+        return get_predictor().name.split()[0]
+
+    def write(data: bytes) -> None:
+        """So that only a look into the file tells of a change."""
+        bad.path.write_bytes(data)
+        os.utime(bad.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    good, bad = make("good"), make("newer")
+    before, sound = bad.path.stat(), bad.path.read_bytes()
+    checkpoints.activate(good)
+    assert reader(0) == "good"
+    checkpoints.activate(bad)
+    write(sound[:-1000])
+    assert (reader(10), reader(80)) == ("good", "good")
+
+    write(sound)
+
+    assert reader(130) == "good", "it was tried less than a minute ago"
+    assert reader(141) == "newer"
+    assert caplog.text.count("cannot be used") == 1
 
 
 def test_a_process_that_starts_without_the_file_in_service_takes_the_settings_model(

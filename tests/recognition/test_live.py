@@ -50,6 +50,7 @@ class TestFrames:
         assert list(face["probabilities"]) == list(EXPRESSIONS)
         assert sum(face["probabilities"].values()) == pytest.approx(1, abs=0.001)
         assert face["expression"] == max(EXPRESSIONS, key=face["probabilities"].__getitem__)
+        assert face["sure"] is True
         assert face["problem"] is None
         assert face["mask"] is None, "it was not asked for"
 

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,28 @@ def test_the_csv_has_one_row_a_face(folder: Path, tmp_path: Path) -> None:
         (row,) = csv.DictReader(stream)
     assert Path(row["photo"]).name == "ada.jpg"
     assert sum(float(row[name]) for name in EXPRESSIONS) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="all file names are text there")
+def test_a_file_whose_name_is_no_text_is_read_and_named_all_the_same(
+    tmp_path: Path, portrait: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / os.fsdecode(b"caf\xe9.jpg")).write_bytes(portrait)
+    (photos / os.fsdecode(b"torn\xe9.jpg")).write_bytes(portrait[:100])
+
+    table = predict(photos)
+    predict(photos, "--json", tmp_path / "out.json", "--csv", tmp_path / "out.csv")
+
+    assert "caf?.jpg" in table
+    assert "torn?.jpg: " in capsys.readouterr().err
+    read, torn = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["photos"]
+    assert [Path(photo["photo"]).name for photo in (read, torn)] == ["caf?.jpg", "torn?.jpg"]
+    assert (len(read["faces"]), torn["faces"]) == (1, [])
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:
+        (row,) = csv.DictReader(stream)
+    assert Path(row["photo"]).name == "caf?.jpg"
 
 
 def test_crops_are_read_whole_and_have_no_place(folder: Path, tmp_path: Path, portrait: bytes) -> None:

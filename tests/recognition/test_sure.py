@@ -44,6 +44,15 @@ def test_what_the_model_is_not_sure_of_is_called_a_guess(
     assert (row["expression"], row["sure"]) == (face.expression, "False")
 
 
+def test_a_guess_before_the_camera_is_called_one_too(
+    modest: None, client: Client, portrait: bytes, db: None
+) -> None:
+    response = client.post(reverse("live_frame"), portrait, content_type="image/jpeg")
+
+    (face,) = response.json()["faces"]
+    assert (face["sure"], face["expression"] is None) == (False, False)
+
+
 def test_what_it_is_sure_of_or_was_read_before_models_had_thresholds_is_said_plainly(
     client: Client, upload: Upload
 ) -> None:

@@ -228,12 +228,13 @@ def test_a_glimpse_is_nobody_save_in_a_single_picture() -> None:
     assert people((0, [Spot(0), Spot(200), Spot(400, confidence=0.8)])) == {1: [0], 2: [200]}
 
 
-def test_time_is_told_in_stretches_without_every_blink() -> None:
-    def moment(milliseconds: int, happiness: float | None) -> Sighting:
-        rest = None if happiness is None else (1 - happiness) / 7
-        read = None if happiness is None else dict.fromkeys(EXPRESSIONS, rest) | {"happiness": happiness}
-        return Sighting(milliseconds=milliseconds, probabilities=read, problem="" if read else "too small")
+def moment(milliseconds: int, happiness: float | None) -> Sighting:
+    rest = None if happiness is None else (1 - happiness) / 7
+    read = None if happiness is None else dict.fromkeys(EXPRESSIONS, rest) | {"happiness": happiness}
+    return Sighting(milliseconds=milliseconds, probabilities=read, problem="" if read else "too small")
 
+
+def test_time_is_told_in_stretches_without_every_blink() -> None:
     smile = [moment(200 * step, 0.9) for step in range(5)]
     blink = [moment(1000, 0.05)]
     after = [moment(1200 + 200 * step, 0.9) for step in range(5)]
@@ -248,6 +249,12 @@ def test_time_is_told_in_stretches_without_every_blink() -> None:
     ]
     assert told[0].share == pytest.approx(0.82, abs=0.05)
     assert told[2].share is None
+
+
+def test_where_there_is_a_look_every_other_second_nobody_was_away_in_between() -> None:
+    told = stretches([moment(milliseconds, 0.9) for milliseconds in (0, 2000, 4000, 10_000)])
+
+    assert [(one.start, one.end) for one in told] == [(0, 4000), (10_000, 10_000)]
 
 
 # Reading --------------------------------------------------------------------------------------------------
@@ -572,11 +579,15 @@ def test_sound_that_goes_on_longer_is_no_damage(read: Send, nobody: None) -> Non
     assert (done.state, done.error) == ("done", "")
 
 
-def test_who_is_in_a_picture_every_few_seconds_is_one_person(read: Send, scene: list[Picture]) -> None:
+def test_who_is_in_a_picture_every_few_seconds_is_one_person(
+    client: Client, read: Send, scene: list[Picture]
+) -> None:
     done = read(film(scene[:1] * 4, 1, times=[0, 3000, 6000, 9000]))
 
     (person,) = done.tracks.all()
     assert person.sightings.count() == 4
+    (drawn,) = client.get(reverse("timeline", args=[done.pk])).json()["people"]
+    assert drawn["gap"] > 3000, "who was seen every time was never away"
 
 
 def test_a_video_that_breaks_off_says_so_and_keeps_what_was_read(
@@ -644,7 +655,7 @@ def test_the_page_the_table_and_the_file_say_the_same(client: Client, read: Send
     assert (file["model"], file["width"], file["height"]) == (done.model_name, 560, 240)
     assert [str(one["box"][0]) for one in file["sightings"]] == [row["left"] for row in rows]
     drawn = client.get(reverse("timeline", args=[done.pk])).json()
-    assert [len(person["times"]) for person in drawn["people"]] == [10, 5]
+    assert [(len(person["times"]), person["gap"]) for person in drawn["people"]] == [(10, 1000), (5, 1000)]
 
 
 def test_the_video_is_handed_out_in_parts(client: Client, read: Send, nobody: None) -> None:
@@ -772,5 +783,28 @@ def test_the_video_plays_with_its_boxes_and_the_timeline_jumps_in_it(
 
     page.get_by_role("switch", name="Boxes over the faces").uncheck()
     expect(boxes).to_have_count(0)
+    context.close()
+    assert not complaints
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_page_without_its_timeline_says_so_and_its_words_still_jump(
+    chromium: Browser, live_server: LiveServer, client: Client, read: Send, two_people: bytes
+) -> None:
+    done = read(two_people)
+    context = chromium.new_context()
+    session = client.cookies["sessionid"].value
+    context.add_cookies([{"name": "sessionid", "value": session, "url": live_server.url}])
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.route("**/timeline.json", lambda route: route.fulfill(status=500, body="Server Error"))
+
+    page.goto(live_server.url + done.get_absolute_url())
+
+    expect(page.get_by_role("alert")).to_contain_text("The boxes and the timelines could not be loaded.")
+    page.locator("#person-2 summary").click()
+    page.get_by_role("button", name=re.compile(r"^From 0:01 to .*: jump there$")).first.click()
+    wait_for(page.locator("video"), 1)
     context.close()
     assert not complaints

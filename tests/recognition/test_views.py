@@ -27,6 +27,7 @@ from recognition.models import Analysis, Face, Photo, Rejection
 from recognition.palette import COLOURS
 from recognition.services import purge_expired
 from tests.figures import Figure
+from tests.recognition.conftest import Keep
 
 pytestmark = pytest.mark.django_db
 
@@ -160,6 +161,29 @@ def test_the_first_page_lists_this_browsers_analyses_alone(client: Client, uploa
 
     assert analysis.token in client.get("/").content.decode()
     assert analysis.token not in Client().get("/").content.decode()
+
+
+def test_a_guest_finds_the_oldest_analysis_by_the_link_to_older_ones(client: Client, keep: Keep) -> None:
+    session = client.session
+    session["owner"] = "somebody"
+    session.save()
+    oldest, *_ = [keep(owner="somebody") for _ in range(9)]
+
+    newest = client.get("/").content.decode()
+    assert oldest.token not in newest
+    link = re.search(r'<a href="([^"]+)" rel="next">Older</a>', newest)
+    assert link is not None
+    assert oldest.token in client.get(link[1]).content.decode()
+
+
+def test_where_there_is_nothing_a_guest_is_led_to_the_login_and_back(client: Client) -> None:
+    response = client.get("/nowhere/?page=2")
+
+    assert response.status_code == 404
+    assert f'href="{reverse("login")}?next=/nowhere/%3Fpage%3D2"' in response.content.decode()
+    assert "log in first" in words(response)
+    client.force_login(User.objects.create_user("ada"))
+    assert "log in first" not in words(client.get("/nowhere/"))
 
 
 def test_every_page_carries_its_own_styles_and_scripts_only_as_files(client: Client, upload: Upload) -> None:

@@ -385,6 +385,18 @@ def test_a_copy_keeps_the_file_it_started_from(launcher: Client, dataset: Datase
     assert TrainingRun.objects.exclude(pk=run.pk).get().config["start"] == str(start)
 
 
+def test_the_copy_of_a_run_of_another_version_leads_back_to_it_with_a_sentence(
+    launcher: Client, run: TrainingRun
+) -> None:
+    model = {**run.config["model"], "attention": True}  # a setting of later times
+    TrainingRun.objects.update(config={**run.config, "model": model})
+
+    back = launcher.get(f"{LAUNCH}?clone={run.pk}", follow=True)
+
+    assert back.redirect_chain == [(address("watch", run.pk), 302)]
+    assert "Another version launched this run: its settings cannot be copied." in text(back)
+
+
 @pytest.mark.parametrize("number", ["0", "99", "x", "-1"])
 def test_there_is_no_copy_of_a_run_that_is_not_there(launcher: Client, number: str) -> None:
     assert launcher.get(f"{LAUNCH}?clone={number}").status_code == 404
@@ -564,7 +576,9 @@ def test_a_run_is_deleted_with_its_files_once_it_has_ended(client: Client, run: 
     delete = address("delete", run.pk)
     selected = {"action": "delete_selected", "_selected_action": [run.pk], "post": "yes"}
     assert client.post(delete, {"post": "yes"}).status_code == 403
-    client.post(address("changelist"), selected)
+    refusal = text(client.post(address("changelist"), selected))
+    assert f"{run}, which has not ended: stop it first" in refusal
+    assert "your account" not in refusal, "it is the run that cannot go yet"
     assert run.folder.is_dir()
     assert TrainingRun.objects.filter(pk=run.pk).exists()
 

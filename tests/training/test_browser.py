@@ -148,6 +148,21 @@ def test_a_run_goes_from_the_form_to_the_page_that_follows_it(
     expect(page.get_by_text("The first point comes with the end of the first epoch.")).to_be_visible()
 
 
+def test_a_number_in_a_field_that_went_out_of_sight_is_no_obstacle(
+    page: Page, live_server: LiveServer, dataset: Dataset
+) -> None:
+    page.goto(live_server.url + reverse("admin:training_trainingrun_add"))
+    page.get_by_label("Data set", exact=True).select_option("small")
+    page.locator("summary", has_text="Folds").click()
+    page.get_by_label("new folds: stratified").check()
+    page.get_by_label("How many new folds").fill("1")
+    page.locator("[name=protocol][value=split]").check()
+    page.get_by_role("button", name="Launch").click()
+    page.wait_for_url("**/watch/", timeout=60_000)
+
+    assert TrainingRun.objects.get().protocol == "split"
+
+
 def test_the_page_follows_the_run_by_itself(page: Page, live_server: LiveServer, run: TrainingRun) -> None:
     page.goto(live_server.url + run.get_absolute_url())
     expect(page.locator("#run-state")).to_have_text("queued")

@@ -15,7 +15,7 @@ from ml.checkpoint import save_checkpoint
 from ml.config import PRESETS
 from ml.fmpn import FMPN
 from training import checkpoints
-from training.models import Checkpoint, Dataset, Fold, TrainingRun
+from training.models import Checkpoint, Dataset, Fold, State, TrainingRun
 
 pytestmark = pytest.mark.django_db
 
@@ -243,8 +243,16 @@ def test_the_one_in_service_cannot_be_deleted_nor_can_its_run(
     assert (
         admin_client.post(reverse("admin:training_checkpoint_delete", args=[active.pk]), {"post": "yes"})
     ).status_code == 403
-    admin_client.post(LIST, chosen)
-    admin_client.post(reverse("admin:training_trainingrun_delete", args=[fold.run.pk]), {"post": "yes"})
+    TrainingRun.objects.update(state=State.SUCCEEDED)
+    run = {"action": "delete_selected", "_selected_action": [fold.run.pk], "post": "yes"}
+    for refusal in (
+        admin_client.post(LIST, chosen),
+        admin_client.post(reverse("admin:training_trainingrun_changelist"), run),
+        admin_client.post(reverse("admin:training_trainingrun_delete", args=[fold.run.pk]), {"post": "yes"}),
+    ):
+        said = refusal.content.decode()
+        assert "active, which is in service: put another one in service first" in said
+        assert "your account" not in said
 
     assert in_service() == "active"
     assert Checkpoint.objects.count() == 2

@@ -518,6 +518,18 @@ def test_fewer_than_two_runs_are_a_list_to_choose_from(viewer: Client, run: Trai
     assert "Some of these runs no longer exist." in gone
 
 
+def test_a_run_that_is_no_longer_among_the_latest_can_be_chosen_too(viewer: Client, run: TrainingRun) -> None:
+    TrainingRun.objects.bulk_create(
+        TrainingRun(name=f"later {number}", dataset=run.dataset, preset="compact", config=run.config)
+        for number in range(50)
+    )
+
+    offered = viewer.get(address("compare")).content.decode()
+    assert f'value="{run.pk}"' not in offered
+    html = comparison(viewer, run)
+    assert f'value="{run.pk}" checked' in html
+
+
 # Who may see it --------------------------------------------------------------------------------------------
 
 
