@@ -30,8 +30,8 @@ from recognition.account_forms import (
     SignUpForm,
 )
 from recognition.accounts import delete_account, delete_everything, export_everything, keep_for
+from recognition.answers import private
 from recognition.models import Profile
-from recognition.views import private
 
 
 def _user(request: HttpRequest) -> User:

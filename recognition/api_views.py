@@ -10,13 +10,11 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext
-from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_http_methods, require_safe
 
+from recognition.answers import private
 from recognition.api_docs import documentation
 from recognition.models import ApiToken
-
-private = cache_control(private=True, no_store=True)
 
 MOST_TOKENS: Final = 20
 

@@ -10,11 +10,12 @@ from django.views.decorators.http import require_safe
 from ml.expressions import EXPRESSIONS
 from recognition.access import own_analysis
 from recognition.admission import Busy, places
+from recognition.answers import private
 from recognition.compare import Model, compare, find_models
 from recognition.explain import explain_face
 from recognition.models import Photo
 from recognition.services import PredictorError
-from recognition.views import private, refuse_busy
+from recognition.views import refuse_busy
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """The downloads of photos and batches, made row by row: a large one is never whole in memory."""
 
-import csv
 import json
 import tempfile
 from collections.abc import Iterator
@@ -12,16 +11,9 @@ from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.styles import Font
 
 from recognition.models import Analysis
-from recognition.reports import COLUMNS, harmless, rows, stored_photos, time_of
+from recognition.reports import COLUMNS, as_csv, rows, stored_photos, time_of
 
 XLSX_TYPE: Final = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-
-
-class _Line:
-    """csv writes into it, and it hands back the line."""
-
-    def write(self, text: str) -> str:
-        return text
 
 
 def table(analysis: Analysis) -> Iterator[list[object]]:
@@ -31,10 +23,7 @@ def table(analysis: Analysis) -> Iterator[list[object]]:
 
 def csv_lines(analysis: Analysis) -> Iterator[str]:
     """A header, and one row a face."""
-    writer = csv.writer(_Line())
-    yield writer.writerow(COLUMNS)
-    for row in table(analysis):
-        yield writer.writerow(map(harmless, row))
+    return as_csv(COLUMNS, table(analysis))
 
 
 def json_parts(analysis: Analysis) -> Iterator[str]:

@@ -19,9 +19,9 @@ from django.views.decorators.http import require_http_methods, require_safe
 from ml.expressions import EXPRESSIONS
 from recognition import history
 from recognition.access import Owner, own_analysis
+from recognition.answers import private
 from recognition.models import Analysis, AnalysisQuerySet, DayNote
 from recognition.templatetags.video import of_time
-from recognition.views import private
 from recognition.words import word_for
 
 RANGE_WORDS: Final = {

@@ -4,14 +4,12 @@ from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect
 from django.utils.translation import gettext as _
-from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_POST, require_safe
 
 from recognition import background
 from recognition.access import own_analysis
+from recognition.answers import private
 from recognition.jobs import report_job
-
-private = cache_control(private=True, no_store=True)
 
 
 @private

@@ -11,10 +11,11 @@ from django.views.decorators.http import require_POST, require_safe
 
 from ml.expressions import EXPRESSIONS
 from recognition.admission import Busy
+from recognition.answers import private
 from recognition.live import LIMITS, read_frame
 from recognition.services import PredictorError
 from recognition.uploads import PhotoError
-from recognition.views import private, refuse_busy
+from recognition.views import refuse_busy
 
 logger = logging.getLogger(__name__)
 

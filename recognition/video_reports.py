@@ -1,13 +1,12 @@
 """A video's sightings as plain data, one after the other: a file of hours is never whole in memory."""
 
-import csv
 import json
 from collections.abc import Iterator
 from typing import Any, Final
 
 from ml.expressions import EXPRESSIONS
 from recognition.models import Analysis, Sighting
-from recognition.reports import LANDMARKS, harmless, time_of
+from recognition.reports import LANDMARKS, as_csv, time_of
 from recognition.timelines import gap_between
 from recognition.videos import picture_size
 
@@ -30,21 +29,11 @@ def expression_of(sighting: Sighting) -> str | None:
     return max(probabilities, key=probabilities.__getitem__) if probabilities else None
 
 
-class _Line:
-    """csv writes into it, and it hands back the line."""
-
-    def write(self, text: str) -> str:
-        return text
-
-
 def csv_lines(analysis: Analysis) -> Iterator[str]:
-    """A header, and one row a sighting: the columns of `reports.write_csv` as far as a sighting has them,
+    """A header, and one row a sighting: a photo's columns (`reports.COLUMNS`) as far as a sighting has them,
     with seconds and the person's number for photo and face."""
-    writer = csv.writer(_Line())
-    model, time = harmless(analysis.model_name), time_of(analysis)
-    yield writer.writerow(CSV_COLUMNS)
-    for one in sightings(analysis):
-        yield writer.writerow([*_cells(one), model, time])
+    about = (analysis.model_name, time_of(analysis))
+    return as_csv(CSV_COLUMNS, ([*_cells(one), *about] for one in sightings(analysis)))
 
 
 def _cells(one: Sighting) -> Iterator[object]:

@@ -10,13 +10,13 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, Stream
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
-from django.views.decorators.cache import cache_control
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
 from ml.expressions import EXPRESSIONS
 from recognition import timelines, video_reports, videos
 from recognition.access import Owner, own_analysis
+from recognition.answers import prefers_json, private
 from recognition.background import QueueError
 from recognition.limits import set_retry_after, upload_wait
 from recognition.models import Analysis, Face, Sighting
@@ -28,8 +28,6 @@ from recognition.words import word_for
 # The room for a video on a usual screen, in pixels.
 SHOWN_WIDTH: Final = 1150
 SHOWN_HEIGHT: Final = 560
-
-private = cache_control(private=True, no_store=True)
 
 
 @csrf_exempt  # `_take` is protected; nothing may read the body before its length was looked at
@@ -70,13 +68,13 @@ def _take(request: HttpRequest, analysis: Analysis) -> HttpResponse:
         return _refuse(request, str(error), 400)
     except QueueError as error:
         return _refuse(request, str(error), 503)
-    if _prefers_json(request):
+    if prefers_json(request):
         return JsonResponse({"url": analysis.get_absolute_url()}, status=201)
     return redirect(analysis)
 
 
 def _refuse(request: HttpRequest, sentence: str, status: int) -> HttpResponse:
-    if _prefers_json(request):
+    if prefers_json(request):
         return JsonResponse({"error": sentence}, status=status)
     return _form(request, sentence, status)
 
@@ -89,10 +87,6 @@ def _form(request: HttpRequest, error: str = "", status: int = 200) -> HttpRespo
         "retention_hours": settings.FER_RETENTION_HOURS,
     }
     return render(request, "recognition/video.html", context, status=status)
-
-
-def _prefers_json(request: HttpRequest) -> bool:
-    return request.get_preferred_type(["text/html", "application/json"]) == "application/json"
 
 
 @dataclass(frozen=True)

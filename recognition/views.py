@@ -13,13 +13,13 @@ from django.http import FileResponse, Http404, HttpRequest, HttpResponse, JsonRe
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext
-from django.views.decorators.cache import cache_control
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_POST, require_safe
 
 from recognition import exports, limits, services
 from recognition.access import Owner, own_analysis
 from recognition.admission import SECONDS_TO_COME_AGAIN, Busy, places
+from recognition.answers import prefers_json, private
 from recognition.batch_views import batch_page
 from recognition.models import Analysis
 from recognition.samples import SAMPLES
@@ -27,9 +27,6 @@ from recognition.services import PredictorError, UploadError
 from recognition.video_views import video_csv, video_json, video_page
 
 logger = logging.getLogger(__name__)
-
-# Nobody's photos stay in a cache, neither on the way nor in the browser.
-private = cache_control(private=True, no_store=True)
 
 RECENT = 8
 
@@ -89,20 +86,20 @@ def _answer(request: HttpRequest, files: "Sequence[File[bytes]]") -> HttpRespons
     except PredictorError as error:
         logger.error("The model cannot be loaded: %s", error)
         return _refuse_without_model(request)
-    if _prefers_json(request):
+    if prefers_json(request):
         return JsonResponse({"url": analysis.get_absolute_url()}, status=201)
     return redirect(analysis)
 
 
 def _refuse(request: HttpRequest, error: UploadError) -> HttpResponse:
-    if _prefers_json(request):
+    if prefers_json(request):
         rejections = [{"name": name, "reason": reason} for name, reason in error.rejections]
         return JsonResponse({"error": str(error), "rejections": rejections}, status=400)
     return _home(request, error)
 
 
 def _refuse_large(request: HttpRequest) -> HttpResponse:
-    if _prefers_json(request):
+    if prefers_json(request):
         sentence = gettext("This upload is too large: at most %(files)d photos of %(most)s MB go into one.")
         most = {"files": settings.FER_MAX_FILES, "most": f"{settings.FER_MAX_UPLOAD_MB:g}"}
         return JsonResponse({"error": sentence % most}, status=413)
@@ -113,7 +110,7 @@ def refuse_hasty(request: HttpRequest, seconds: float) -> HttpResponse:
     """The answer to more uploads in a minute than one may send; `seconds` until the next may come."""
     wait = limits.whole(seconds)
     response: HttpResponse
-    if _prefers_json(request):
+    if prefers_json(request):
         sentence = gettext("That was too much for one minute. Wait %(seconds)d seconds and send it again.")
         response = JsonResponse({"error": sentence % {"seconds": wait}}, status=429)
     else:
@@ -125,7 +122,7 @@ def refuse_hasty(request: HttpRequest, seconds: float) -> HttpResponse:
 def refuse_busy(request: HttpRequest) -> HttpResponse:
     """The answer where other photos take all places at this moment."""
     response: HttpResponse
-    if _prefers_json(request):
+    if prefers_json(request):
         sentence = gettext("Many photos are being read at this moment. Send it again in a second.")
         response = JsonResponse({"error": sentence}, status=503)
     else:
@@ -136,7 +133,7 @@ def refuse_busy(request: HttpRequest) -> HttpResponse:
 
 
 def _refuse_without_model(request: HttpRequest) -> HttpResponse:
-    if _prefers_json(request):
+    if prefers_json(request):
         sentence = gettext(
             "The model that reads expressions is missing or damaged on this server. Nothing was kept."
         )
@@ -236,7 +233,3 @@ def _limits() -> dict[str, object]:
         "max_megapixels": settings.FER_MAX_MEGAPIXELS,
         "retention_hours": settings.FER_RETENTION_HOURS,
     }
-
-
-def _prefers_json(request: HttpRequest) -> bool:
-    return request.get_preferred_type(["text/html", "application/json"]) == "application/json"

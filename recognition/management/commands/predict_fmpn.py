@@ -14,7 +14,7 @@ from rich.text import Text
 
 from recognition.drawing import annotate
 from recognition.reading import Reading, Source, find_photos, read_photos
-from recognition.reports import FaceReport, Report, write_csv
+from recognition.reports import COLUMNS, FaceReport, Report, as_csv, rows
 from recognition.services import PredictorError, get_predictor, upload_limits
 from recognition.templatetags.faces import percent
 from recognition.uploads import PhotoError
@@ -81,7 +81,8 @@ class Command(BaseCommand):
             json_file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if csv_file:
             with csv_file.open("w", newline="", encoding="utf-8") as stream:
-                write_csv(report, stream)
+                faces = rows(report["photos"], report["model"], report["time"])
+                stream.writelines(as_csv(COLUMNS, faces))
 
     def _tell(self, report: Report, *, table: bool) -> None:
         """Say what was read and what could not be; a CommandError where that is everything."""
