@@ -78,7 +78,8 @@ class AugmentConfig:
     """Random changes of a training face; geometry moves face and motion mask together.
 
     rotation in degrees, scale and shift as a share of the side, brightness and contrast as a share,
-    resolution: the smallest share of the side that a batch is sampled down to (and back up), 1 for never,
+    resolution: the smallest share of the side that a part of a batch is sampled down to (and back up), 1 for
+    never,
     noise: the largest standard deviation of a face's grain, as a share of the range of grey,
     erase: probability that a rectangle is greyed out.
     """

@@ -1,10 +1,14 @@
 """From stored faces to what the model sees: the plain way for evaluation, the random way for training."""
 
+from typing import Final
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ml.config import AugmentConfig
+
+PARTS: Final = 4  # of a batch, each blurred in its own way
 
 
 def to_input(faces: Tensor) -> Tensor:
@@ -43,7 +47,8 @@ def _move(images: Tensor, config: AugmentConfig) -> Tensor:
     shift_y = _uniform(batch, 2 * config.shift, device)
     rows = [torch.stack([cos * mirror, -sin, shift_x], 1), torch.stack([sin * mirror, cos, shift_y], 1)]
     grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    # The edge goes on beyond itself, as it does where a face is cut out of its photo (`ml.alignment`).
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def _relight(images: Tensor, config: AugmentConfig) -> Tensor:
@@ -61,13 +66,21 @@ def _add_noise(images: Tensor, reach: float) -> Tensor:
 
 
 def _blur(images: Tensor, resolution: float) -> Tensor:
-    """Sample the batch down to a random share, resolution..1, of its side and back up."""
+    """Sample each part of the batch down to its own random share, resolution..1, of the side and back up.
+
+    In parts: a batch of one sharpness would give its normalisation another statistic each time.
+    """
+    return torch.cat([_blur_alike(part, resolution) for part in images.chunk(PARTS)])
+
+
+def _blur_alike(images: Tensor, resolution: float) -> Tensor:
     side = images.shape[-1]
     smaller = round(side * (1 - (1 - resolution) * float(torch.rand(()))))
     if smaller == side:
         return images
     small = F.interpolate(images, size=smaller, mode="bilinear", antialias=True)
-    return F.interpolate(small, size=side, mode="bilinear")
+    # As small pictures are enlarged when they are read (`ml.datasets.images`).
+    return F.interpolate(small, size=side, mode="bicubic").clamp(0, 1)
 
 
 def _erase(images: Tensor, probability: float) -> Tensor:
