@@ -4,6 +4,7 @@ It lies on the broker's server, in a database of its own. While that is down the
 what it is told, at once and without an exception.
 """
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -23,6 +24,22 @@ SECONDS_UNTIL_ASKED_AGAIN: Final = 5.0
 Answer = TypeVar("Answer")
 
 
+class JsonSerializer:
+    """How values lie on the server: numbers as they are, which it can add to, all else as JSON.
+
+    Django's own way is pickle, which would run what whoever reaches the server had written there.
+    """
+
+    def dumps(self, value: Any) -> int | str:
+        return value if type(value) is int else json.dumps(value)
+
+    def loads(self, data: bytes) -> Any:
+        try:
+            return json.loads(data)
+        except ValueError:  # an older version's, or a stranger's
+            return None
+
+
 class ForgivingRedisCache(RedisCache):
     """Django's Redis cache, which raises nothing while the server is down: every key is missing then.
 
@@ -38,6 +55,7 @@ class ForgivingRedisCache(RedisCache):
             "socket_timeout": SECONDS_TO_ANSWER,
             "socket_connect_timeout": SECONDS_TO_ANSWER,
             "retry": Retry(NoBackoff(), 0),
+            "serializer": JsonSerializer,
         }
         super().__init__(server, params | {"OPTIONS": patience | params.get("OPTIONS", {})})
 

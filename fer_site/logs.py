@@ -199,5 +199,5 @@ class RecentErrors(logging.Handler):
 
 def recent_errors() -> list[RecentError]:
     """The newest first."""
-    errors: list[RecentError] = cache.get(RECENT_ERRORS, [])
-    return errors
+    errors: list[RecentError] | None = cache.get(RECENT_ERRORS)
+    return errors or []

@@ -80,10 +80,11 @@ class SignUpForm(Patience, UserCreationForm):  # type: ignore[type-arg]  # not s
         self.request = request
         self.order_fields(self.field_order)
 
-    def clean(self) -> dict[str, Any]:
+    def clean_username(self) -> str:
+        # Counted before it is looked whether there is somebody of that name: nobody shall ask for thousands.
         self.count(f"signup {client_address(self.request)}")
-        super().clean()
-        return self.cleaned_data
+        name: str = super().clean_username()
+        return name
 
 
 class ChangePasswordForm(Patience, PasswordChangeForm):

@@ -5,6 +5,7 @@ claimed by a conditional UPDATE; one whose worker is lost is queued again, and g
 """
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from django.utils.translation import gettext, gettext_noop
 from kombu import Connection  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
 
-from recognition.models import Analysis
+from recognition.access import Owner
+from recognition.models import Analysis, analyses_folder
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ ATTEMPTS: Final = 3
 SECONDS_BETWEEN_BEATS: Final = 1.0
 LOST_AFTER: Final = timedelta(seconds=60)
 BROKER_TIMEOUT: Final = 2.0
+MOST_WAITING: Final = 10  # of one person's batches and videos
+LEFT_FREE: Final = 1_000_000_000  # bytes: database and broker write on the same disk
 
 State = Analysis.State
 
@@ -44,6 +48,17 @@ class JobError(Exception):
 
 class Stopped(Exception):  # noqa: N818 (it tells of a wish, not of an error)
     """The job's owner cancelled or deleted it."""
+
+
+def require_room(owner: Owner, size: int) -> None:
+    """Raise QueueError where an upload of `size` bytes would fill the disk, or many of the owner's wait."""
+    if owner.analyses().filter(state__in=(State.QUEUED, State.RUNNING)).count() >= MOST_WAITING:
+        raise QueueError(gettext("Several of your uploads are not read yet: send this one when they are."))
+    folder = analyses_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(folder).free < size + LEFT_FREE:
+        logger.error("The disk is nearly full: an upload of %d bytes was refused.", size)
+        raise QueueError(gettext("This server's disk is nearly full. Tell whoever runs it; try again later."))
 
 
 def submit(analysis: Analysis) -> None:

@@ -13,7 +13,7 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
 from ml.expressions import EXPRESSIONS
-from recognition import batches, gallery
+from recognition import background, batches, gallery
 from recognition.access import Owner, own_analysis
 from recognition.answers import prefers_json, private
 from recognition.background import QueueError
@@ -43,9 +43,12 @@ def batch(request: HttpRequest) -> HttpResponse:
         response = _refuse(request, _("These are many uploads at once. Try again in a minute."), 429)
         set_retry_after(response, wait)
         return response
-    analysis = Owner.of_upload(request).new_analysis(
-        kind=Analysis.Kind.BATCH, state=Analysis.State.QUEUED, model_name=""
-    )
+    owner = Owner.of_upload(request)
+    try:
+        background.require_room(owner, int(request.META.get("CONTENT_LENGTH") or 0))
+    except QueueError as error:
+        return _refuse(request, str(error), 503)
+    analysis = owner.new_analysis(kind=Analysis.Kind.BATCH, state=Analysis.State.QUEUED, model_name="")
     with batches.receiving(analysis) as folder:
         request.upload_handlers = [FolderHandler("photos", folder, settings.FER_MAX_BATCH_PHOTOS)]
         try:

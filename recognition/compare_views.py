@@ -13,9 +13,10 @@ from recognition.admission import Busy, places
 from recognition.answers import private
 from recognition.compare import Model, compare, find_models
 from recognition.explain import explain_face
+from recognition.limits import upload_wait
 from recognition.models import Photo
 from recognition.services import PredictorError
-from recognition.views import refuse_busy
+from recognition.views import refuse_busy, refuse_hasty
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,9 @@ MOST_MODELS = 4  # side by side
 def compare_models(request: HttpRequest, token: str, number: int) -> HttpResponse:
     """`?model=KEY&model=KEY`; without, the model in service and the next one there is."""
     photo = _photo(request, token, number)
+    wait = upload_wait(request, "comparison")
+    if wait is not None:
+        return refuse_hasty(request, wait)
     models = find_models()
     asked = request.GET.getlist("model")
     chosen = [model for model in models if model.key in asked] if asked else models[:2]
@@ -56,6 +60,9 @@ def explain(request: HttpRequest, token: str, number: int, face_number: int) -> 
     expression = request.GET.get("expression") or None
     if face.problem or (expression and expression not in EXPRESSIONS):
         raise Http404
+    wait = upload_wait(request, "explanation")
+    if wait is not None:
+        return refuse_hasty(request, wait)
     models = find_models()
     model = _choose(models, request.GET.get("model"), face.photo.analysis.model_name)
     context: dict[str, object] = {
@@ -70,8 +77,7 @@ def explain(request: HttpRequest, token: str, number: int, face_number: int) -> 
     try:
         if model is None:
             raise PredictorError("There is no checkpoint that can be used.")
-        with places.take():
-            context["explained"] = explain_face(face, model, expression)
+        context["explained"] = explain_face(face, model, expression)
     except Busy:
         return refuse_busy(request)
     except FileNotFoundError as error:  # deleted a moment ago

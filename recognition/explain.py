@@ -3,15 +3,19 @@
 Only here does the site's own process import torch, and only once somebody asks.
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from threading import Lock
+from typing import Final
 
+from recognition.admission import Busy, places
 from recognition.compare import Model, read_crop
 from recognition.models import Face
 from recognition.pictures import data_url, encode_mask, encode_picture
 from recognition.services import PredictorError
 
 _turn = Lock()  # one at a time: a large model's gradients are hundreds of megabytes
+SECONDS_TO_WAIT: Final = 5.0  # for it
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,15 @@ class Explained:
 def explain_face(face: Face, model: Model, expression: str | None) -> Explained:
     """Read the stored crop of a face again and explain one expression of the eight, by default the read one.
 
-    Raises PredictorError where the checkpoint cannot be used.
+    Raises PredictorError where the checkpoint cannot be used, and Busy where others explain for long.
     """
     crop = read_crop(face)
-    with _turn:
+    # Who waits for the turn takes no place meanwhile: photos are read on.
+    if not _turn.acquire(timeout=SECONDS_TO_WAIT):
+        raise Busy
+    with ExitStack() as held:
+        held.callback(_turn.release)
+        held.enter_context(places.take(wait=True))
         from ml.checkpoint import CheckpointError, load_checkpoint
         from ml.explain import explain
 

@@ -34,10 +34,11 @@ def count(name: str, amount: int = 1, seconds: int | None = None) -> int | None:
         return None
 
 
-def upload_wait(request: HttpRequest) -> float | None:
-    """As `limited`, for an upload through the pages: by person, or by address where nobody is logged in."""
+def upload_wait(request: HttpRequest, what: str = "upload") -> float | None:
+    """As `limited`, for what costs as much as an upload, each for itself: by person, or by address where
+    nobody is logged in."""
     who = f"user {request.user.pk}" if request.user.is_authenticated else client_address(request)
-    return limited(f"upload {who}", settings.FER_UPLOADS_PER_MINUTE)
+    return limited(f"{what} {who}", settings.FER_UPLOADS_PER_MINUTE)
 
 
 def whole(seconds: float) -> int:
@@ -49,12 +50,21 @@ def set_retry_after(response: HttpResponse, seconds: float) -> None:
 
 
 def client_address(request: HttpRequest) -> str:
-    """Whose request it is, as the nearest proxy that we trust (FER_HTTPS says that there is one) saw it."""
+    """Whose request it is, as the nearest proxy that we trust (FER_HTTPS says that there is one) saw it.
+
+    Of an IPv6 address the first half: the second its owner chooses, and may choose anew each time.
+    """
+    address = str(request.META.get("REMOTE_ADDR", ""))
     if settings.FER_HTTPS:
         forwarded: str = request.headers.get("X-Forwarded-For", "")
-        if forwarded:
-            return forwarded.rpartition(",")[2].strip()
-    return str(request.META.get("REMOTE_ADDR", ""))
+        address = forwarded.rpartition(",")[2].strip() or address
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address) and not parsed.ipv4_mapped:
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return address
 
 
 def is_local(request: HttpRequest) -> bool:

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
@@ -321,7 +322,8 @@ def _empty_log() -> None:
 def _sweep_orphans() -> None:
     if not analyses_folder().is_dir():
         return
-    oldest = (timezone.now() - retention()).timestamp()
+    # What is being received has no row yet, and is written to meanwhile.
+    oldest = (timezone.now() - min(retention(), timedelta(hours=2))).timestamp()
     for folder in analyses_folder().iterdir():
         try:
             is_old = folder.stat().st_mtime < oldest

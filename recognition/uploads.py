@@ -4,6 +4,7 @@ Everything after it works on an RGB array. A file is judged by its content, neve
 """
 
 import io
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -19,6 +20,12 @@ from PIL import Image, ImageOps
 # phones save a JPEG: the photo first, a depth map or a second view after it.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "MPO")
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp"})
+
+# A camera's JPEG has ten scans where it is progressive, and some tens of segments. Each further scan is 60
+# bytes of a file and goes over all pixels again, so that 15 MB of them would be read for an hour.
+MOST_SCANS, MOST_SEGMENTS = 100, 1000
+MARKER: Final = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")  # but those within a scan's own bytes
+START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b"\xff\xd8", b"\xda", b"\xd9"
 
 MIN_SIDE: Final = 20  # less holds no face that could be read
 MAX_SIDE: Final = 30_000  # OpenCV counts the columns it samples in 16 bits
@@ -73,8 +80,8 @@ def decode_photo(source: bytes | Readable, limits: Limits) -> NDArray[np.uint8]:
 
     Orientation from EXIF is applied; 16-bit grey is scaled, CMYK and palettes converted, transparency laid on
     grey, and of an animation the first picture taken. At most `limits.megabytes` are read from `source`, and
-    sizes are checked in the header before a pixel is decoded, so memory stays bounded for any input.
-    Raises PhotoError.
+    sizes and a JPEG's scans are checked before a pixel is decoded, so memory and time stay bounded for any
+    input. Raises PhotoError.
     """
     data = _read(source, limits)
     picture = _open(data, limits)
@@ -112,6 +119,8 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
     too_many = gettext("This picture has more than %(most)s megapixels, the most that is accepted.") % {
         "most": f"{limits.megapixels:g}"
     }
+    if data.startswith(START_OF_IMAGE):
+        _refuse_endless_jpeg(data)
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -132,6 +141,16 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
         sentence = gettext("This picture is longer than %(most)s pixels, the most that is accepted.")
         raise PhotoError(sentence % {"most": f"{MAX_SIDE:,}"})
     return picture
+
+
+def _refuse_endless_jpeg(data: bytes) -> None:
+    at, scans, segments = len(START_OF_IMAGE), 0, 0
+    while (marker := MARKER.search(data, at)) and marker[1] != END_OF_IMAGE:
+        segments += 1
+        scans += marker[1] == START_OF_SCAN
+        if scans > MOST_SCANS or segments > MOST_SEGMENTS:
+            raise PhotoError(gettext("This JPEG is made of more parts than any camera writes: save it anew."))
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
 
 
 def _describe(data: bytes) -> str:

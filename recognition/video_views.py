@@ -14,7 +14,7 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
 from ml.expressions import EXPRESSIONS
-from recognition import timelines, video_reports, videos
+from recognition import background, timelines, video_reports, videos
 from recognition.access import Owner, own_analysis
 from recognition.answers import prefers_json, private
 from recognition.background import QueueError
@@ -48,9 +48,12 @@ def video(request: HttpRequest) -> HttpResponse:
         response = _refuse(request, _("These are many uploads at once. Try again in a minute."), 429)
         set_retry_after(response, wait)
         return response
-    analysis = Owner.of_upload(request).new_analysis(
-        kind=Analysis.Kind.VIDEO, state=Analysis.State.QUEUED, model_name=""
-    )
+    owner = Owner.of_upload(request)
+    try:
+        background.require_room(owner, int(request.META.get("CONTENT_LENGTH") or 0))
+    except QueueError as error:
+        return _refuse(request, str(error), 503)
+    analysis = owner.new_analysis(kind=Analysis.Kind.VIDEO, state=Analysis.State.QUEUED, model_name="")
     with videos.receiving(analysis) as folder:
         request.upload_handlers = [FolderHandler("video", folder, 1)]
         try:

@@ -62,6 +62,19 @@ BETTER: Final = 1.1  # by so much a crop must be better than the one before to t
 CODECS: Final = frozenset(
     {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "prores", "theora", "dvvideo"}
 )
+
+
+def _decodes(name: str) -> bool:
+    """Whether that is FFmpeg's name for something that decodes one of CODECS."""
+    try:
+        return av.Codec(name, "r").canonical_name in CODECS
+    except ValueError:  # it encodes alone
+        return False
+
+
+DECODERS: Final = ",".join(name for name in sorted(av.codecs_available) if _decodes(name))
+# Of all pictures together, a second of the longest video that is accepted: as many as 4K at 60 a second has.
+PIXELS_A_SECOND: Final = 60 * 3840 * 2160
 ATOMS: Final = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 
 State = Analysis.State
@@ -151,7 +164,7 @@ class Video:
 
 @contextmanager
 def open_video(path: Path, limits: VideoLimits) -> Iterator[Video]:
-    """Open the container and look at what it says of itself; not one frame is decoded.
+    """Open the container and look at what it says of itself; none of its frames is given.
 
     Raises VideoError for what is no MP4, WebM or MOV, is damaged, holds no picture, or says that it is too
     large or too long.
@@ -162,9 +175,9 @@ def open_video(path: Path, limits: VideoLimits) -> Iterator[Video]:
         raise VideoError(damaged)
     try:
         # `file:` and no other protocol: a file may name others, on this disk or elsewhere.
-        container = av.open(
-            f"file:{path}", format=form, options={"protocol_whitelist": "file"}, metadata_errors="replace"
-        )
+        # And no other decoder: to tell what a stream holds, FFmpeg decodes some of it already.
+        options = {"protocol_whitelist": "file", "codec_whitelist": DECODERS}
+        container = av.open(f"file:{path}", format=form, options=options, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise VideoError(damaged) from error
     with container:
@@ -251,7 +264,7 @@ def read_frames(
     for longer than is allowed, whatever it said of its length.
     """
     start: float | None = None
-    now, read, position = 0.0, 0, 0
+    now, read, position, pixels = 0.0, 0, 0, 0
     yielded = -1.0
     step = 1 / float(video.stream.guessed_rate or 25)
     video.stream.thread_type = "AUTO"
@@ -275,6 +288,9 @@ def read_frames(
             raise _broken(now) from error
         for frame in frames:
             read += 1
+            pixels += frame.width * frame.height
+            if pixels > limits.seconds * PIXELS_A_SECOND:
+                raise VideoError(_("This video has too many and too large pictures: make it smaller first."))
             time = frame.time if frame.time is not None else (start or 0.0) + now + step
             start = time if start is None else start
             now = max(now, time - start)

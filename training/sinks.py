@@ -114,7 +114,7 @@ class Visdom:
         )
         try:
             with urllib.request.urlopen(request, timeout=VISDOM_TIMEOUT) as answer:
-                answer.read()
+                answer.read(65536)  # what it says does not matter, and shall not fill the memory
         except (OSError, ValueError) as error:
             if not self._is_down:
                 self._complain(f"The visdom server at {self._url} does not answer ({error}).")

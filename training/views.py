@@ -127,6 +127,8 @@ def _run_to_clone(request: HttpRequest) -> TrainingRun | None:
         return None
     if not number.isdecimal():
         raise Http404
+    if not any(request.user.has_perm(f"training.{name}_trainingrun") for name in ("view", "change")):
+        raise PermissionDenied
     return get_object_or_404(TrainingRun, pk=number)
 
 

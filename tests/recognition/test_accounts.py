@@ -70,6 +70,15 @@ def test_a_name_and_a_password_make_an_account(client: Client) -> None:
     assert logged_in(client)
 
 
+@pytest.mark.usefixtures("same_minute")
+def test_nobody_asks_the_sign_up_for_many_names(client: Client, grace: User) -> None:
+    asked = [sign_up(client, username="grace", password2="another") for _ in range(12)]
+
+    assert "already exists" in asked[0].content.decode()
+    assert asked[-1].status_code == 429
+    assert "already exists" not in asked[-1].content.decode()
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [

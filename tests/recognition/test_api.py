@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,17 @@ def test_names_are_kept_without_what_cannot_be_printed(program: Client, portrait
 
     _, refused = response.json()["report"]["photos"]
     assert refused["photo"] == "todo"
+
+
+def test_json_of_a_million_nothings_is_refused_before_it_becomes_objects(program: Client) -> None:
+    body = b'{"photos": [%s]}' % b",".join([b'{"base64":""}'] * 300_000)
+    tracemalloc.start()
+    refused = program.post(ANALYSES, body, content_type="application/json")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert refused.status_code == 400
+    assert "At most 20 photos" in refused.json()["error"]
+    assert peak < 5 * len(body)
 
 
 def test_too_many_files_are_refused(program: Client, settings: Settings) -> None:

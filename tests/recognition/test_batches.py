@@ -424,3 +424,30 @@ def test_a_person_sends_photos_sees_how_far_it_is_and_gets_the_gallery(
     page.click(".gallery a")
     page.wait_for_selector("article.face")
     page.close()
+
+
+# What there is no room for ----------------------------------------------------------------------------------
+
+
+def test_who_has_many_uploads_waiting_sends_the_next_one_later(
+    client: Client, send: Send, portrait: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "MOST_WAITING", 2)
+    first = send({"a.jpg": portrait})
+    send({"b.jpg": portrait})
+
+    status, answer = post(client, {"c.jpg": portrait})
+    assert (status, "not read yet" in answer["error"]) == (503, True)
+    background.run(first.pk, services.read_in_background)
+    assert post(client, {"c.jpg": portrait})[0] == 201
+
+
+def test_an_upload_that_would_fill_the_disk_is_refused_before_it_is_received(
+    client: Client, portrait: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "LEFT_FREE", 10**18)
+
+    status, answer = post(client, {"a.jpg": portrait})
+
+    assert (status, "disk is nearly full" in answer["error"]) == (503, True)
+    assert not Analysis.objects.exists()

@@ -1,3 +1,4 @@
+import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from django.core.cache import caches
 from django.test import Client, RequestFactory
 from django.urls import reverse
 from pytest_django import Settings
+from redis import Redis
 
 from fer_site.broker import cache_settings
 from fer_site.cache import ForgivingRedisCache
@@ -59,6 +61,26 @@ def test_all_processes_count_on_one_server(running_server: Path) -> None:
     of_another_process = ForgivingRedisCache(f"unix://{running_server}?db=1", {"KEY_PREFIX": "fer"})
 
     assert of_another_process.get("key") == ["value"]
+
+
+def test_nothing_that_lies_in_the_cache_is_run(running_server: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (tmp_path / "run",)
+
+    Redis(unix_socket_path=str(running_server), db=1).set("fer:1:key", pickle.dumps(Trap()))
+
+    assert caches["default"].get("key") is None
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_ipv6_network_counts_as_one_address(rf: RequestFactory) -> None:
+    def of(address: str) -> str:
+        return client_address(rf.get("/", REMOTE_ADDR=address))
+
+    assert of("2001:db8:1:2::1") == of("2001:db8:1:2:3:4:5:6") == "2001:db8:1:2::/64"
+    assert of("2001:db8:1:3::1") != of("2001:db8:1:2::1")
+    assert of("::ffff:203.0.113.9") != of("::ffff:203.0.113.10")
 
 
 def test_a_cache_that_is_down_lets_everything_through_and_says_so_once(

@@ -50,6 +50,14 @@ def png_claiming(width: int, height: int) -> bytes:
     return png(width, height, 8, 6, b"")
 
 
+def jpeg_of_scans(more: int, segments: int = 0) -> bytes:
+    """A progressive photo whose last scan stands there `more` times, and so many empty segments before it."""
+    photo = encoded(Image.new("RGB", (640, 480), "grey"), "JPEG", progressive=True)
+    assert photo.count(b"\xff\xda") > 5
+    last = photo[photo.rindex(b"\xff\xda") : -2]
+    return photo[:2] + b"\xff\xe9\x00\x02" * segments + photo[2:-2] + last * more + photo[-2:]
+
+
 def one_bit_bomb() -> bytes:
     """30,000 × 30,000 one-bit pixels in about 100 kB."""
     packer = zlib.compressobj(9)
@@ -266,3 +274,15 @@ def test_limits_are_the_callers() -> None:
         decode_photo(data, Limits(megabytes=15, megapixels=0.003))
     with pytest.raises(PhotoError, match=r"larger than 0.0001 MB"):
         decode_photo(data, Limits(megabytes=0.0001, megapixels=40))
+
+
+@pytest.mark.parametrize(
+    "photo", [jpeg_of_scans(10_000), jpeg_of_scans(0, 200_000)], ids=["scans", "segments"]
+)
+def test_a_jpeg_of_endless_parts_is_refused_before_it_is_read(photo: bytes) -> None:
+    with pytest.raises(PhotoError, match="more parts than any camera writes"):
+        decode_photo(photo, LIMITS)
+
+
+def test_a_progressive_jpeg_of_some_more_parts_is_read() -> None:
+    assert decode_photo(jpeg_of_scans(20, 500), LIMITS).shape == (480, 640, 3)

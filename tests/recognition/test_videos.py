@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -51,6 +52,7 @@ def film(
     *,
     form: str = "mp4",
     codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
     times: list[int] | None = None,
     rotation: int = 0,
     sound: int = 0,
@@ -62,7 +64,7 @@ def film(
         pictures_out = container.add_stream(codec, rate=rate, options={"crf": "20", "preset": "ultrafast"})
         assert isinstance(pictures_out, VideoStream)
         pictures_out.height, pictures_out.width = pictures[0].shape[:2]
-        pictures_out.pix_fmt = "yuv420p"
+        pictures_out.pix_fmt = pix_fmt
         pictures_out.codec_context.time_base = Fraction(1, 1000)
         if rotation:
             pictures_out.set_display_rotation(rotation)
@@ -309,6 +311,25 @@ def test_our_copy_keeps_the_times_and_nothing_else(read: Send, scene: list[Pictu
         assert [round(frame.time * 1000) for frame in container.decode(video)] == [0, 40, 400, 1000, 1900]
     data = (done.folder / "video.mp4").read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_no_other_decoder_is_opened_for_a_strangers_file(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[str | None] = []  # what FFmpeg has found out of the pictures when a file is open
+    open_file = av.open
+
+    def watched(*args: Any, **options: Any) -> Any:
+        container = open_file(*args, **options)
+        known.extend(stream.codec_context.pix_fmt for stream in container.streams.video)
+        return container
+
+    data = film(grey(6), form="mov", codec="qtrle", pix_fmt="rgb24")
+    watched(io.BytesIO(data))
+    monkeypatch.setattr(av, "open", watched)
+
+    assert "coded in a way that is not read here" in refused(client, data, "film.mov")
+    assert known == ["rgb24", None]
 
 
 @pytest.mark.parametrize(("form", "codec"), [("webm", "libvpx"), ("mov", "libx264"), ("matroska", "libx264")])
