@@ -30,6 +30,8 @@ ATTEMPTS: Final = 3
 SECONDS_BETWEEN_BEATS: Final = 1.0
 LOST_AFTER: Final = timedelta(seconds=60)
 BROKER_TIMEOUT: Final = 2.0
+# As after a restore: no backup keeps uploads (deploy/backup.sh).
+UPLOAD_IS_GONE: Final = gettext_noop("What was sent is not on this server any more, so it cannot be read.")
 
 State = Analysis.State
 
