@@ -1,18 +1,15 @@
 #!/bin/sh
 # Database, photos, runs and imported checkpoints in one file: deploy/backup.sh FOLDER [DAYS]
 #
-# Written as FOLDER/fmpn-fer-DATE.tar.gz, readable by its owner alone; older ones than DAYS (7) are deleted, so
-# that nothing outlives here for long what was deleted on the site. The site goes on meanwhile.
+# Written as FOLDER/fmpn-fer-DATE.tar.gz, readable by its owner alone; older ones than DAYS (7) are deleted,
+# and what a restore moved aside so long ago, so that nothing outlives here for long what was deleted on the
+# site. The site goes on meanwhile.
 set -eu
 umask 077
-FER_ENV_FILE=${FER_ENV_FILE:-/etc/fmpn-fer/env}
-setting() { sed -n "s/^$1=//p" "$FER_ENV_FILE" | tail -n 1; }
+. "$(dirname "$0")/settings.sh"
 
 folder=${1:?"Say where to: deploy/backup.sh FOLDER [DAYS]"}
 days=${2:-7}
-var=$(setting FER_VAR_DIR)
-: "${var:?"FER_VAR_DIR is not set in $FER_ENV_FILE."}"
-database=$(setting DATABASE_URL)
 
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
@@ -34,6 +31,8 @@ PYTHON
   *) pg_dump --format=custom --no-owner --file="$work/database.dump" "$database" ;;
 esac
 
+# Uploads as they came, and what a worker has of its copy, are gone once they are read: no backup keeps them.
+# "1" is a video on its way in (recognition/batches.py and videos.py have the names).
 # A file that a person deletes while it is read is no error: tar's 1 says that, 2 and more are errors.
 cd "$var"
 set -- media runs checkpoints
@@ -41,11 +40,15 @@ for part in "$@"; do
   shift
   [ -d "$part" ] && set -- "$@" "$part"
 done
-tar --create --file="$work/files.tar" --warning=no-file-changed --ignore-failed-read "$@" --files-from=/dev/null ||
-  [ $? -eq 1 ]
+tar --create --file="$work/files.tar" --warning=no-file-changed --ignore-failed-read --anchored \
+  --exclude='media/analyses/*/incoming' --exclude='media/analyses/*/upload.*' \
+  --exclude='media/analyses/*/copy-*.part' --exclude='media/analyses/*/1' \
+  "$@" --files-from=/dev/null || [ $? -eq 1 ]
 
 tar --create --gzip --file="$folder/.$name" --directory="$work" .
 mv "$folder/.$name" "$folder/$name"
 # An hour less: the one of seven days ago may have been made a little later in the night than this one.
-find "$folder" -maxdepth 1 -name 'fmpn-fer-*.tar.gz' -mmin "+$((days * 1440 - 60))" -delete
+age="+$((days * 1440 - 60))"
+find "$folder" -maxdepth 1 -name 'fmpn-fer-*.tar.gz' -mmin "$age" -delete
+find . -maxdepth 1 -name 'before-restore-*' -mmin "$age" -exec rm -rf {} +
 echo "$folder/$name"

@@ -6,14 +6,9 @@
 set -eu
 umask 077
 here=$(cd "$(dirname "$0")/.." && pwd)
-FER_ENV_FILE=${FER_ENV_FILE:-/etc/fmpn-fer/env}
-export FER_ENV_FILE
-setting() { sed -n "s/^$1=//p" "$FER_ENV_FILE" | tail -n 1; }
+. "$here/deploy/settings.sh"
 
 backup=$(realpath "${1:?"Say what: deploy/restore.sh FILE"}")
-var=$(setting FER_VAR_DIR)
-: "${var:?"FER_VAR_DIR is not set in $FER_ENV_FILE."}"
-database=$(setting DATABASE_URL)
 
 mkdir -p "$var"
 work=$(mktemp -d "$var/.restore-XXXXXX")
@@ -67,4 +62,6 @@ from training.models import Checkpoint
 for missing in (one for one in Checkpoint.objects.all() if not one.path.is_file()):
     print(f"The checkpoint {missing} is without its file {missing.path}.")
 '
-[ ! -d "$aside" ] || echo "What was there before lies in $aside: delete it once all is well."
+echo "What people deleted since this backup was made is there again, and has to be deleted anew."
+[ ! -d "$aside" ] || echo "What was there before lies in $aside: delete it once all is well. \
+The nightly backup does when it is seven days old."

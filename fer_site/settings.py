@@ -274,6 +274,8 @@ LOGGING = {
     "loggers": {
         # What it refuses stands in our own line of the request; its errors bring their traceback.
         "django.request": {"level": "ERROR"},
+        # Scanners ask for foreign names all day; that would push what is really wrong out of the last errors.
+        "django.security.DisallowedHost": {"level": "CRITICAL"},
         # Its lines of requests, under `manage.py runserver`, hold addresses.
         "django.server": {"handlers": ["stderr"], "level": "ERROR", "propagate": False},
         "celery": {"level": "WARNING"},

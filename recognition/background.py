@@ -34,6 +34,8 @@ LOST_AFTER: Final = timedelta(seconds=60)
 BROKER_TIMEOUT: Final = 2.0
 MOST_WAITING: Final = 10  # of one person's batches and videos
 LEFT_FREE: Final = 1_000_000_000  # bytes: database and broker write on the same disk
+# As after a restore: no backup keeps uploads (deploy/backup.sh).
+UPLOAD_IS_GONE: Final = gettext_noop("What was sent is not on this server any more, so it cannot be read.")
 
 State = Analysis.State
 

@@ -287,6 +287,8 @@ def read_batch(analysis: Analysis, progress: Progress) -> None:
     """
     folder = incoming(analysis)
     if not folder.is_dir():
+        if len(_numbers(analysis)) < analysis.total:
+            raise JobError(background.UPLOAD_IS_GONE)
         return  # its worker was lost when all was done
     try:
         predictor = services.get_predictor()

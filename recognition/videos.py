@@ -381,13 +381,15 @@ def read_video(analysis: Analysis, progress: Progress) -> None:
 
 def _read(analysis: Analysis, progress: Progress) -> None:
     limits = video_limits()
+    if not (analysis.folder / RAW).exists():
+        if (analysis.folder / COPY).exists() and 0 < analysis.total == analysis.done:
+            return  # its worker was lost when all was done
+        raise JobError(background.UPLOAD_IS_GONE)
     try:
         predictor = services.get_predictor()
     except PredictorError as error:
         logger.error("The model cannot be loaded: %s", error)
         raise JobError(_("The model that reads expressions is missing or damaged on this server.")) from error
-    if not (analysis.folder / RAW).exists() and (analysis.folder / COPY).exists():
-        return  # its worker was lost when all was done
     services.begin_reading(analysis, predictor.name)
     pause = 1 / settings.FER_VIDEO_RATE
     due = 0.0

@@ -15,7 +15,9 @@ import socket
 import ssl
 import subprocess
 import sys
+import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -33,6 +35,8 @@ from fer_site.queues import QUEUES
 from ml import runtime
 from ml.checkpoint import BUNDLED
 from ml.predictor import load_predictor
+from recognition.background import UPLOAD_IS_GONE
+from recognition.ranges import MOST_AT_ONCE
 from recognition.samples import SAMPLES
 from tests.figures import Figure
 
@@ -42,6 +46,7 @@ UNITS = DEPLOY / "systemd"
 SERVICES = ("web", "worker", "beat", "training", "analyses")
 SITE = "faces.example.org"  # as nginx.conf and env.example call it
 BINARIES = Path(sys.executable).parent
+ADDRESS = "X-Test-Address"  # a header that nginx takes the client's address from, in these tests alone
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="deploy/ is for a server with Linux")
 
@@ -168,8 +173,14 @@ def current_user() -> str:
     return subprocess.check_output(["id", "-un"], text=True).strip()
 
 
+def secure_connection(port: int, name: str = SITE) -> ssl.SSLSocket:
+    """To nginx, asked for a site by its name; a certificate of our own is good enough."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    return ssl._create_unverified_context().wrap_socket(connection, server_hostname=name)
+
+
 class Browser:
-    """A browser at the site's public address, with its cookies; a certificate of our own is good enough."""
+    """A browser at the site's public address, with its cookies."""
 
     def __init__(self, server: Server) -> None:
         self.port = server.secure_port
@@ -178,8 +189,8 @@ class Browser:
     def ask(
         self, method: str, path: str, body: bytes = b"", **headers: str
     ) -> tuple[http.client.HTTPResponse, bytes]:
-        context = ssl._create_unverified_context()
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=60)
+        connection = http.client.HTTPConnection(SITE)
+        connection.sock = secure_connection(self.port)
         cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         asked = {"Host": SITE, "Cookie": cookies, "Referer": f"https://{SITE}/"}
         connection.request(method, path, body, asked | {k.replace("_", "-"): v for k, v in headers.items()})
@@ -284,11 +295,12 @@ def nginx(server: Server) -> Iterator[None]:
         capture_output=True,
     )
     site = (DEPLOY / "nginx.conf").read_text()
+    site = re.sub(r"listen \[::\].*;", "", site)  # not every machine has IPv6
     for there, here in (
-        ("listen [::]:80;", ""),
-        ("listen [::]:443 ssl http2;", ""),
-        ("listen 80;", f"listen 127.0.0.1:{server.plain_port};"),
+        ("listen 80", f"listen 127.0.0.1:{server.plain_port}"),
         ("listen 443 ", f"listen 127.0.0.1:{server.secure_port} "),
+        # The kernel keeps little of an answer, so that what nginx keeps is seen.
+        ("ssl http2 default_server", "ssl http2 default_server sndbuf=16k"),
         ("server 127.0.0.1:8000;", f"server 127.0.0.1:{server.web_port};"),
         (f"/etc/letsencrypt/live/{SITE}/fullchain.pem", str(certificate)),
         (f"/etc/letsencrypt/live/{SITE}/privkey.pem", str(key)),
@@ -300,6 +312,7 @@ def nginx(server: Server) -> Iterator[None]:
         f"    {name}_temp_path {folder}/{name};\n"
         for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    paths += f"    set_real_ip_from 127.0.0.1;\n    real_ip_header {ADDRESS};\n"
     user = "user root;\n" if os.getuid() == 0 else ""
     (folder / "nginx.conf").write_text(
         f"{user}worker_processes 1;\npid {folder}/pid;\nerror_log {folder}/error.log;\nevents {{}}\n"
@@ -320,7 +333,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, exports: Path) -> Iterator[
     folder = tmp_path_factory.mktemp("server")
     (folder / "run").mkdir()
     with ExitStack() as stack:
-        database = stack.enter_context(postgresql())
+        # It trusts whoever comes from here. The password is for who must not tell it.
+        database = stack.enter_context(postgresql()).replace("@", ":s%40me@")
         broker = stack.enter_context(redis(folder / "broker"))
         server = new_server(folder, exports, database, broker)
         stack.enter_context(nginx(server))
@@ -384,11 +398,71 @@ def test_an_upload_that_is_too_large_is_refused_before_it_is_sent(server: Server
         assert b"larger than this site accepts" in content
 
 
-def test_who_guesses_passwords_is_stopped(server: Server) -> None:
-    statuses = [Browser(server).ask("POST", "/accounts/login/")[0].status for _ in range(9)]
+@pytest.mark.parametrize("path", ["/accounts/login/", "/admin/login/", "/accounts/signup/"])
+def test_who_guesses_passwords_or_makes_many_accounts_is_stopped(server: Server, path: str) -> None:
+    # Each of these addresses is a network's, as anybody has one with IPv6: the network is counted.
+    network = f"2001:db8:0:{len(path)}:"
+    statuses = [
+        Browser(server).ask("POST", path, b"", **{ADDRESS: f"{network}{host}"})[0].status
+        for host in (":1", ":2", "a::", "1:2:3:4", ":5", ":6", ":7", ":8", ":9")
+    ]
 
     assert statuses[0] == 403
     assert statuses[-1] == 429
+    for neighbour in (f"2001:db8:1:{len(path)}::1", f"192.0.2.{len(path)}"):
+        assert Browser(server).ask("POST", path, b"", **{ADDRESS: neighbour})[0].status == 403
+
+
+def test_four_large_uploads_at_once_are_enough_for_anybody(server: Server) -> None:
+    def begin(path: str, address: str) -> ssl.SSLSocket:
+        connection = stack.enter_context(secure_connection(server.secure_port))
+        head = f"POST {path} HTTP/1.1\r\nHost: {SITE}\r\n{ADDRESS}: {address}\r\nContent-Length: 1000\r\n\r\n"
+        connection.sendall(head.encode())
+        connection.settimeout(0.5)
+        return connection
+
+    with ExitStack() as stack:
+        for path in ("/analyse/", "/batch/", "/video/", "/api/v1/analyses"):
+            with pytest.raises(TimeoutError):  # it is waited for the rest
+                begin(path, "192.0.2.4").recv(1)
+        assert b" 429 " in begin("/video/", "192.0.2.4").recv(100)
+        with pytest.raises(TimeoutError):
+            begin("/video/", "192.0.2.5").recv(1)
+        with pytest.raises(TimeoutError):
+            begin("/live/frame/", "192.0.2.4").recv(1)
+
+
+def test_who_asks_for_another_name_gets_no_answer(server: Server) -> None:
+    for name in ("other.example.org", "127.0.0.1"):
+        with pytest.raises(ssl.SSLError, match="unrecognized name"):
+            secure_connection(server.secure_port, name)
+        connection = http.client.HTTPConnection("127.0.0.1", server.plain_port)
+        connection.request("GET", "/", headers={"Host": name})
+        with pytest.raises(http.client.RemoteDisconnected):
+            connection.getresponse()
+    with pytest.raises(http.client.RemoteDisconnected):
+        Browser(server).get("/", Host="other.example.org")
+
+
+def test_who_reads_slowly_keeps_no_thread_of_the_site(tmp_path: Path) -> None:
+    body = bytes(MOST_AT_ONCE)
+    sent = threading.Event()
+
+    def answer() -> None:
+        connection, _ = site.accept()
+        connection.recv(10_000)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        sent.set()
+        connection.close()
+
+    server = Server(tmp_path, {})
+    with socket.create_server(("127.0.0.1", server.web_port)) as site, nginx(server):
+        # The kernel keeps little for it, so that what counts is what nginx does.
+        site.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        threading.Thread(target=answer, daemon=True).start()
+        with secure_connection(server.secure_port) as reader:
+            reader.sendall(f"GET /a/token/video.mp4 HTTP/1.1\r\nHost: {SITE}\r\n\r\n".encode())
+            assert sent.wait(10), "it waits for somebody who reads nothing"
 
 
 def test_figures_are_for_this_machine_and_count_all_processes(server: Server) -> None:
@@ -443,17 +517,33 @@ def test_a_photo_sent_through_nginx_is_read_and_outlives_the_server_that_was_los
     assert b"photo-1-face-1" in page
     crop = browser.get(f"{address}photo-1-face-1.jpg")[1]
 
-    backup = server.run(DEPLOY / "backup.sh", server.folder / "backups").strip()
+    programs = list_of_processes(server, "pg_dump", "psql")
+    backup = server.run(DEPLOY / "backup.sh", server.folder / "backups", PATH=programs).strip()
     assert Path(backup).stat().st_mode & 0o777 == 0o600
     # A later version, to which the restored one must be able to come again.
     server.ask_database("CREATE TABLE later (analysis varchar REFERENCES recognition_analysis)")
     shutil.rmtree(server.folder / "var" / "media")
-    said = server.run(DEPLOY / "restore.sh", backup)
+    said = server.run(DEPLOY / "restore.sh", backup, PATH=programs)
 
     assert " analyses are there, 0 of them without their files." in said
+    assert "What people deleted since this backup was made is there again" in said
+    called = (server.folder / "called").read_text()
+    assert called.count("s@me:") == 2, "the programs were told the password"
+    assert "s%40me" not in called
     assert browser.get(address)[0].status == 200
     assert browser.get(f"{address}photo-1-face-1.jpg")[1] == crop
     assert Browser(server).get(address)[0].status == 404, "it is nobody else's"
+
+
+def list_of_processes(server: Server, *names: str) -> str:
+    """A PATH on which these programs note with what they are called: the password, a colon, the arguments."""
+    folder = server.folder / "noting"
+    folder.mkdir()
+    for name in names:
+        note = f'echo "$PGPASSWORD: $*" >> {server.folder}/called\nexec {needed(name, "postgresql")} "$@"'
+        (folder / name).write_text(f"#!/bin/sh\n{note}\n")
+        (folder / name).chmod(0o700)
+    return f"{folder}:{os.environ['PATH']}"
 
 
 def test_a_site_on_sqlite_is_backed_up_and_restored_by_the_same_scripts(
@@ -474,6 +564,48 @@ def test_a_site_on_sqlite_is_backed_up_and_restored_by_the_same_scripts(
     shutil.rmtree(tmp_path / "var" / "media")
 
     assert "1 analyses are there, 0 of them without their files." in server.run(DEPLOY / "restore.sh", backup)
+
+
+def test_no_backup_keeps_uploads_as_they_came_and_who_waits_for_them_is_told(
+    tmp_path: Path, exports: Path
+) -> None:
+    server = new_server(tmp_path, exports, "", "redis://127.0.0.1:1/0")
+    server.env_file.write_text(server.env_file.read_text().replace("DATABASE_URL=\n", ""))
+    server.run(DEPLOY / "manage.sh", "migrate", "--verbosity", "0")
+    add = """
+from recognition import batches, videos
+from recognition.models import Analysis
+batch = Analysis.objects.create(kind="batch", state="queued", total=1)
+video = Analysis.objects.create(kind="video", state="queued")
+arriving = Analysis(kind="video", state="queued")
+for raw in (
+    batches.incoming(batch) / "1", video.folder / videos.RAW, video.folder / videos.LANGUAGE,
+    video.folder / videos.PART.format(1), video.folder / videos.POSTER, arriving.folder / "1",
+):
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    raw.write_bytes(b"x")
+"""
+    read = """
+from recognition import background, services
+from recognition.models import Analysis
+for one in Analysis.objects.order_by("kind"):
+    background.run(one.pk, services.read_in_background)
+    one.refresh_from_db()
+    print(one.kind, one.state, one.error)
+"""
+    server.run(DEPLOY / "manage.sh", "shell", "--verbosity", "0", "--command", add)
+    for age, name in ((8, "before-restore-long-ago"), (6, "before-restore-just-now")):
+        (tmp_path / "var" / name).mkdir()
+        os.utime(tmp_path / "var" / name, (time.time() - age * 86_400,) * 2)
+
+    backup = server.run(DEPLOY / "backup.sh", tmp_path / "backups").strip()
+    with tarfile.open(backup) as outer, tarfile.open(fileobj=outer.extractfile("./files.tar")) as files:
+        assert [Path(member.name).name for member in files if member.isfile()] == ["poster.jpg"]
+    assert [left.name for left in (tmp_path / "var").glob("before-*")] == ["before-restore-just-now"]
+
+    server.run(DEPLOY / "restore.sh", backup)
+    told = server.run(DEPLOY / "manage.sh", "shell", "--verbosity", "0", "--command", read)
+    assert told.splitlines() == [f"{kind} failed {UPLOAD_IS_GONE}" for kind in ("batch", "video")]
 
 
 # What is read and not run ----------------------------------------------------------------------------------
@@ -516,6 +648,14 @@ def test_systemd_finds_nothing_wrong_with_the_units_and_their_hardening(tmp_path
             text=True,
         )
         assert judged.returncode == 0, judged.stdout
+
+
+def test_nothing_but_the_backup_sees_the_backups() -> None:
+    backup = directives(UNITS / "fmpn-fer-backup.service")
+    assert "InaccessiblePaths" not in backup
+    for name in SERVICES:
+        unit = directives(UNITS / f"fmpn-fer-{name}.service")
+        assert unit["InaccessiblePaths"] == [f"-/var/lib/{backup['StateDirectory'][0]}"], name
 
 
 def test_every_queue_has_its_unit_and_its_container() -> None:
@@ -562,6 +702,9 @@ def test_the_containers_run_the_commands_of_the_units_with_settings_that_exist()
     services = compose("compose.yaml")["services"]
     known = set(re.findall(r"^\| `([A-Z_]+)`", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE))
 
+    for name in SERVICES:  # Docker waits ten seconds where it is not told
+        (seconds,) = directives(UNITS / f"fmpn-fer-{name}.service")["TimeoutStopSec"]
+        assert services[name].get("stop_grace_period", "10s") == f"{seconds}s", name
     for name in SERVICES[1:]:
         (unit,) = directives(UNITS / f"fmpn-fer-{name}.service")["ExecStart"]
         assert services[name]["command"] == shlex.split(unit.removeprefix("/opt/fmpn-fer/.venv/bin/")), name

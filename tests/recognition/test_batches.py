@@ -221,6 +221,20 @@ def test_one_that_takes_over_from_a_lost_worker_reads_nothing_twice(
     assert analysis.model_name == f"{before}, another model", "each read some of it"
 
 
+def test_without_its_files_a_batch_is_done_where_all_of_it_was_read(read: Send, landscape: bytes) -> None:
+    analysis = read({"a.jpg": landscape, "b.jpg": landscape})
+    Analysis.objects.update(state="queued")
+    background.run(analysis.pk, services.read_in_background)
+    analysis.refresh_from_db()
+    assert analysis.state == "done", "its worker was lost before it could say so"
+
+    Analysis.objects.update(state="queued")
+    Photo.objects.filter(number=2).delete()  # as in a backup made meanwhile
+    background.run(analysis.pk, services.read_in_background)
+    analysis.refresh_from_db()
+    assert (analysis.state, analysis.error) == ("failed", background.UPLOAD_IS_GONE)
+
+
 def test_what_was_read_until_it_is_cancelled_stays(
     client: Client, send: Send, portrait: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -373,6 +373,17 @@ def test_a_second_worker_begins_anew_and_leaves_nothing_twice(send: Send, scene:
     assert sorted(file.name for file in done.folder.iterdir()) == ["person-1.jpg", "poster.jpg", "video.mp4"]
 
 
+def test_without_its_file_a_video_is_done_where_all_of_it_was_read(send: Send, nobody: None) -> None:
+    waiting = work(send(film(grey(10))))
+    Analysis.objects.update(state="queued")
+    assert work(waiting).state == "done", "its worker was lost before it could say so"
+
+    Analysis.objects.update(state="queued", done=300)  # as in a backup made meanwhile
+    failed = work(waiting)
+    assert (failed.state, failed.error) == ("failed", background.UPLOAD_IS_GONE)
+    assert (failed.folder / "video.mp4").exists()
+
+
 def test_a_worker_that_is_told_to_end_leaves_the_file_to_the_next(
     send: Send, monkeypatch: pytest.MonkeyPatch, nobody: None
 ) -> None:

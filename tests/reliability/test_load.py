@@ -37,8 +37,8 @@ from ml.runtime import available_cores
 from recognition.admission import Busy, places
 from recognition.models import Analysis
 from recognition.samples import SAMPLES
+from tests.fer_site.test_deploy import SITE, nginx
 from tests.fer_site.test_deploy import Server as Deployed
-from tests.fer_site.test_deploy import nginx
 from tests.figures import Figure
 
 PHOTO: Final = as_jpeg(portrait(480, 640))
@@ -226,8 +226,10 @@ def dribble(port: int, stop: threading.Event, tls: bool = False) -> None:
     with ExitStack() as stack:
         connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
         if tls:
-            connection = stack.enter_context(ssl._create_unverified_context().wrap_socket(connection))
-        head = f"POST /analyse/ HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Length: {len(PHOTO)}\r\n"
+            context = ssl._create_unverified_context()
+            connection = stack.enter_context(context.wrap_socket(connection, server_hostname=SITE))
+        host = SITE if tls else f"localhost:{port}"
+        head = f"POST /analyse/ HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(PHOTO)}\r\n"
         connection.sendall(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n".encode())
         for byte in PHOTO:
             if stop.wait(1):
