@@ -3,8 +3,10 @@
 Labels are indices in EXPRESSIONS. Rows of a confusion matrix are the labels, columns the predictions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any, Final
 
 import numpy as np
@@ -179,6 +181,16 @@ def _share(part: NDArray[Any], whole: NDArray[np.int64]) -> NDArray[np.float64]:
     """part / whole, 0 where there is no whole."""
     share: NDArray[np.float64] = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
     return share
+
+
+def share_interval(right: int, faces: int) -> tuple[float, float]:
+    """Wilson's interval of a share at CONFIDENCE; faces: above 0. It takes them to be independent, which
+    those of one person are not."""
+    z, share = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), right / faces
+    centre = share + z * z / (2 * faces)
+    reach = z * math.sqrt(share * (1 - share) / faces + z * z / (4 * faces * faces))
+    whole = 1 + z * z / faces
+    return max((centre - reach) / whole, 0.0), min((centre + reach) / whole, 1.0)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What came of a run, and of one run beside another: plain data for pages, JSON, CSV and Markdown.
 
-Folds are measured after their last epoch on faces that they did not see, and nothing is chosen by those
-faces. Only folds that succeeded count; what is missing is said in `RunReport.notes`.
+Folds are measured after their last epoch on faces that they did not see, and a run chooses nothing by those
+faces; whoever compares runs and keeps the better settings does. Only folds that succeeded count; what is
+missing is said in `RunReport.notes`.
 """
 
 import csv

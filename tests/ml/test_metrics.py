@@ -16,6 +16,7 @@ from ml.metrics import (
     metrics_of,
     paired_test,
     reliability,
+    share_interval,
     summarise_folds,
 )
 
@@ -241,3 +242,9 @@ def test_coverage_counts_what_is_said_and_how_much_of_it_is_right() -> None:
     assert said.accuracy == pytest.approx(2 / 3)
     assert coverage_at(labels, probabilities, 0.0).coverage == 1
     assert coverage_at(labels, probabilities, 0.95) == Coverage(0.95, 0.0, None)
+
+
+def test_the_interval_of_a_share_is_wilson_s() -> None:
+    """Newcombe 1998, table I: 81 of 263, and 0 of 20."""
+    assert share_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert share_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)

@@ -9,6 +9,7 @@ import numpy as np
 from django.conf import settings
 from django.core.management import call_command
 
+from ml.config import PRESETS
 from ml.robustness import CONDITIONS, Measured
 from training.evaluation import Evaluation
 from training.results_page import NOT_YET, make_page
@@ -40,6 +41,15 @@ def folds(seed: int, *rights: int) -> dict[str, Any]:
     mean = sum(accuracies) / len(accuracies)
     summary = {"mean": mean, "deviation": 0.1, "interval": [0.1, 0.9]}
     return {"name": "folds", "seed": seed, "parts": parts, "summary": summary, "together": together}
+
+
+def ferplus() -> dict[str, Any]:
+    together = evaluation(6, 4).to_dict()
+    return {"name": "FER+ test", "seed": 0, "checkpoint": CHECKPOINT, "together": together}
+
+
+def glance(documents: dict[str, Any]) -> str:
+    return make_page(documents).text.split("## At a glance")[1].split("\n## ")[0]
 
 
 def test_without_a_result_every_section_says_that_it_is_not_measured_yet() -> None:
@@ -74,18 +84,93 @@ def test_an_ablation_compares_the_same_folds_and_seeds_and_says_what_it_shows() 
     fused = {**FACTS, "measurements": [folds(seed, 9, 8, 9) for seed in (0, 1)]}
     none = {**FACTS, "measurements": [folds(seed, 9, 9, 8) for seed in (0, 1)]}
     text = make_page({"ablation-fused": fused, "ablation-none": none}).text
-    assert "+0.0000 over 6 pairs of fold and seed" in text
+    assert "+0.0000 over 3 folds, 95 % interval -0.2484 to +0.2484" in text
     assert "no difference is shown" in text
     assert "| the mask without fusion | Not measured yet |" in text
 
 
-def test_calibration_and_robustness_have_their_tables_and_pictures() -> None:
-    measured = {
-        "name": "FER+ test",
-        "seed": 0,
-        "checkpoint": CHECKPOINT,
-        "together": evaluation(6, 4).to_dict(),
+def test_the_seeds_of_a_fold_are_one_pair_and_one_that_the_other_lacks_is_left_out() -> None:
+    fused = {**FACTS, "measurements": [folds(0, 9, 9, 9), folds(1, 7, 7, 7), folds(2, 0, 0, 0)]}
+    none = {**FACTS, "measurements": [folds(0, 9, 7, 8), folds(1, 7, 7, 8)]}
+    text = make_page({"ablation-fused": fused, "ablation-none": none}).text
+    assert "less no prior: +0.0333 over 3 folds, 95 % interval -0.1101 to +0.1768" in text
+
+
+def test_an_ablation_says_how_long_its_prior_was_trained() -> None:
+    config = PRESETS["compact"].to_dict()
+    runs = [{"config": config, "train_images": [100, 200], "git_revision": "a" * 40}]
+    document = {**FACTS, "measurements": [folds(0, 9, 8, 9)], "runs": runs}
+    text = make_page({"ablation-fused": document}).text
+    steps = config["joint_stage"]["epochs_falling"]
+    assert "for 1 epoch alone (1 to 2 steps of up to 128 faces)" in text
+    assert f"with the classifier ({2 * steps} to {4 * steps} steps of up to 64 faces)" in text
+    assert "The paper's settings: 300 epochs, then 200, and 10. So all this is about a prior" in text
+    assert "The mask generator learnt" not in make_page({"ablation-fused": {**document, "runs": []}}).text
+
+
+def test_what_test_data_had_a_say_in_is_told() -> None:
+    opening = make_page({}).text.split("\n## ")[0]
+    assert "Nothing was chosen by test data" not in opening
+    for revision in ("ed0aef8", "41e270b", "1e2959f", "6dbd1aa", "e36a158"):
+        assert revision in opening
+
+
+def test_folds_say_which_bundled_model_they_started_from() -> None:
+    run = {"config": {"start": "bundled"}, "git_revision": "b" * 40 + "+changes"}
+    ours = {**FACTS, "measurements": [folds(0, 9, 8)], "runs": [run]}
+    assert "| 0.850 | 0.100 to 0.900, over folds | from the model of bbbbbbb+ |" in glance(
+        {"jaffe-folds": ours}
+    )
+    later = {**FACTS, "measured": "2026-01-02T00:00:00+00:00", "measurements": [ferplus()], "runs": []}
+    assert "| from an older model of bbbbbbb+ |" in glance({"jaffe-folds": ours, "bundled": later})
+
+
+def test_a_run_whose_file_is_the_bundled_one_is_not_called_trained_anew() -> None:
+    figures, same = ({**FACTS, "measurements": [ferplus()]} for _ in range(2))
+    text = make_page({"bundled-figures": figures, "bundled": same}).text
+    assert "| the run that made it: the same file | 0.600 | 0.313 to 0.832 |" in text
+    assert "trained anew |" not in text.split("## FER+ test")[1].split("\n## ")[0]
+    other = {**FACTS, "measurements": [ferplus() | {"checkpoint": {**CHECKPOINT, "sha256": "0"}}]}
+    assert (
+        "| the same recipe trained anew | 0.600 |"
+        in make_page({"bundled-figures": figures, "bundled": other}).text
+    )
+
+
+def test_unseen_sets_have_intervals_over_people_where_the_results_name_them() -> None:
+    together = evaluation(6, 4).to_dict()
+    parts = [
+        {"name": f"fold {number}", "own_accuracy": share} for number, share in enumerate((0.5, 0.6, 0.7))
+    ]
+    unseen = [
+        {"name": "CK+48, never trained on", "checkpoint": CHECKPOINT, "together": together},
+        {
+            "name": "JAFFE-6 at 48 px, never trained on",
+            "checkpoint": CHECKPOINT,
+            "together": together,
+            "parts": parts,
+        },
+    ]
+    documents = {
+        "zero-shot": {**FACTS, "measurements": unseen},
+        "bundled-figures": {**FACTS, "measurements": [ferplus()]},
     }
+    text = make_page(documents).text
+    assert "95 % interval: 0.722 to 1.000, over faces as if independent." in text
+    assert "95 % interval: 0.352 to 0.848, over 3 people." in text
+    assert "fitted on FER+ alone. On strangers' posed faces the model is surer than it is right: " in text
+    assert "CK+48 0.80 sure, 0.60 right (ECE 0.200); JAFFE-6 at 48 px 0.80 sure" in text
+
+
+def test_both_sections_of_jaffe_say_that_the_start_holds_averages_of_its_faces() -> None:
+    sections = make_page({}).text.split("\n## ")
+    jaffe = [section for section in sections if section.startswith("JAFFE-")]
+    assert len(jaffe) == 2
+    for section in jaffe:
+        assert "motion masks are averages of JAFFE's faces, theirs among them" in section
+
+
+def test_calibration_and_robustness_have_their_tables_and_pictures() -> None:
     rows = [Measured(condition, 0.5, 0.4) for condition in (None, *CONDITIONS)]
     robust = {
         "data": "ferplus",
@@ -103,7 +188,7 @@ def test_calibration_and_robustness_have_their_tables_and_pictures() -> None:
         ],
     }
     documents = {
-        "bundled-figures": {**FACTS, "measurements": [measured]},
+        "bundled-figures": {**FACTS, "measurements": [ferplus()]},
         "robustness-ferplus": {**FACTS, "robustness": robust},
     }
     page = make_page(documents)
