@@ -48,7 +48,7 @@ def explain_face(face: Face, model: Model, expression: str | None) -> Explained:
         raise Busy
     with ExitStack() as held:
         held.callback(_turn.release)
-        held.enter_context(places.take(wait=True))
+        held.enter_context(places.take())
         from ml.checkpoint import CheckpointError, load_checkpoint
         from ml.explain import explain
 

@@ -96,9 +96,10 @@ def test_the_csv_has_one_row_a_face(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="all file names are text there")
 def test_a_file_whose_name_is_no_text_is_read_and_named_all_the_same(
-    tmp_path: Path, portrait: bytes, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, portrait: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos = tmp_path / "photos"
+    monkeypatch.chdir(tmp_path)
+    photos = Path("photos")  # so short that the table has it in one line
     photos.mkdir()
     (photos / os.fsdecode(b"caf\xe9.jpg")).write_bytes(portrait)
     (photos / os.fsdecode(b"torn\xe9.jpg")).write_bytes(portrait[:100])

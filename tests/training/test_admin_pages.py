@@ -17,7 +17,9 @@ from kombu.connection import Connection
 from PIL import Image
 from pytest_django import Settings
 
+from ml.checkpoint import save_checkpoint
 from ml.config import PRESETS, TrainConfig
+from ml.fmpn import FMPN
 from training import services, tasks
 from training.fold_numbers import parse_folds, write_folds
 from training.models import Checkpoint, Dataset, EpochMetric, Fold, State, TrainingRun
@@ -224,10 +226,15 @@ def test_a_preset_and_a_data_set_are_enough(launcher: Client, dataset: Dataset) 
     assert [fold.number for fold in run.folds.all()] == [0]
 
 
-def test_every_value_can_be_set(launcher: Client, dataset: Dataset) -> None:
+def save_start(path: Path, config: TrainConfig) -> None:
+    """A checkpoint to start from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path, FMPN(config.model), config, {"preset": "compact", "data": []})
+
+
+def test_every_value_can_be_set(launcher: Client, dataset: Dataset, tiny: TrainConfig) -> None:
     checkpoint = Checkpoint.objects.create(name="older", file="older.safetensors", sha256="0" * 64)
-    checkpoint.path.parent.mkdir(parents=True)
-    checkpoint.path.touch()
+    save_start(checkpoint.path, tiny)
     other = Dataset.objects.create(name="other", kind="folders", folder="small")
     launch(
         launcher,
@@ -373,9 +380,11 @@ def test_a_copy_begins_with_everything_as_it_was(launcher: Client, dataset: Data
     assert [fold.number for fold in copy.folds.all()] == [1, 2]
 
 
-def test_a_copy_keeps_the_file_it_started_from(launcher: Client, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_copy_keeps_the_file_it_started_from(
+    launcher: Client, dataset: Dataset, tmp_path: Path, tiny: TrainConfig
+) -> None:
     start = tmp_path / "by-shell.safetensors"
-    start.touch()
+    save_start(start, tiny)
     run = services.create_run(
         services.RunRequest(dataset, "compact", replace(PRESETS["compact"], start=str(start)))
     )
@@ -571,7 +580,9 @@ def test_selected_runs_are_compared(launcher: Client, run: TrainingRun) -> None:
     assert response["Location"] == f"{address('compare')}?run={run.pk}&run={run.pk + 1}"
 
 
-def test_a_run_is_deleted_with_its_files_once_it_has_ended(client: Client, run: TrainingRun) -> None:
+def test_a_run_is_deleted_with_its_files_once_it_has_ended(
+    client: Client, run: TrainingRun, django_capture_on_commit_callbacks: Callable[..., Any]
+) -> None:
     client.force_login(staff("view_trainingrun", "delete_trainingrun"))
     delete = address("delete", run.pk)
     selected = {"action": "delete_selected", "_selected_action": [run.pk], "post": "yes"}
@@ -583,7 +594,9 @@ def test_a_run_is_deleted_with_its_files_once_it_has_ended(client: Client, run: 
     assert TrainingRun.objects.filter(pk=run.pk).exists()
 
     TrainingRun.objects.update(state=State.CANCELLED)
-    client.post(address("changelist"), selected)
+    with django_capture_on_commit_callbacks(execute=True):
+        client.post(address("changelist"), selected)
+        assert run.folder.exists(), "until that can't be undone"
     assert not TrainingRun.objects.filter(pk=run.pk).exists()
     assert not run.folder.exists()
 
@@ -672,11 +685,14 @@ def test_a_set_that_a_run_trains_on_as_well_is_not_deleted(
     assert list(Dataset.objects.all()) == [dataset]
 
 
-def test_a_deleted_set_leaves_its_pictures_where_they_lie(client: Client, dataset: Dataset) -> None:
+def test_a_deleted_set_leaves_its_pictures_where_they_lie(
+    client: Client, dataset: Dataset, django_capture_on_commit_callbacks: Callable[..., Any]
+) -> None:
     client.force_login(staff("view_dataset", "delete_dataset"))
     tasks.inspect_dataset(dataset.pk)
     assert dataset.contact_sheet.is_file()
-    client.post(reverse("admin:training_dataset_delete", args=[dataset.pk]), {"post": "yes"})
+    with django_capture_on_commit_callbacks(execute=True):
+        client.post(reverse("admin:training_dataset_delete", args=[dataset.pk]), {"post": "yes"})
     assert not Dataset.objects.exists()
     assert not dataset.contact_sheet.exists()
     assert (dataset.path / "anger" / "anger-0.png").is_file()
