@@ -2,7 +2,7 @@
 
 python -m fer_site.bench [--json FILE] [--docs] [ROW ...]
 
-Every row is a median over RUNS runs after a warm-up; where two things are compared they take turns, so that a
-machine whose speed drifts slows both. What needs a fresh process, or TensorFlow, runs in one of its own. The
-photos are made from the two samples that come with the site.
+Rows are medians over RUNS runs after a warm-up, of what takes long over fewer; where two things are compared
+they take turns, so that a machine whose speed drifts slows both. What needs a fresh process, or TensorFlow,
+runs in one of its own. The photos are made from the two samples that come with the site.
 """

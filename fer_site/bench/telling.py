@@ -28,7 +28,7 @@ def machine() -> dict[str, Any]:
         "cores": available_cores(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "threads": f"{available_cores()} streams of one thread (OpenVINO), {available_cores()} (torch)",
+        "threads": f"{available_cores()} threads (OpenVINO), {available_cores()} (torch)",
         "gpu": _gpu() if choose_device("auto") == "cuda" else "not measured",
         "versions": versions,
     }
@@ -54,7 +54,8 @@ def write_docs(page: Path, rows: dict[str, Row], tables: Tables) -> None:
     facts = machine()
     text = [
         f"{facts['processor']}, {facts['cores']} cores, {facts['system']}, Python {facts['python']}; "
-        f"{facts['threads']}. GPU: {facts['gpu']}. Medians over {RUNS} runs after a warm-up.",
+        f"{facts['threads']}. GPU: {facts['gpu']}. Medians over {RUNS} runs after a warm-up, over "
+        "fewer of what takes long.",
         "",
         as_table(rows),
     ]
