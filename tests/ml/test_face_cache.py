@@ -1,5 +1,8 @@
 """Decoded faces on disk: the same as decoded anew, and never stale."""
 
+import errno
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +62,34 @@ def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_kept(
     with pytest.raises(DatasetError, match=r"2\.png"):
         load_cached_faces(samples, 16, False, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_faces(
+    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(path: Path, faces: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", half)
+    faces = load_cached_faces(samples, 16, False, tmp_path / "cache")
+
+    np.testing.assert_array_equal(faces, load_faces(samples, 16, False))
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_what_a_killed_process_left_half_written_goes_after_a_day(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    load_cached_faces(samples[:2], 16, False, tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").rglob("*.npy")
+    old, new = kept.with_name("old.npy"), kept.with_name("new.npy")
+    for path in (old, new):
+        path.write_bytes(b"half")
+    day_before = time.time() - 25 * 3600
+    for path in (old, kept):
+        os.utime(path, (day_before, day_before))
+
+    load_cached_faces(samples, 16, False, tmp_path / "cache")
+
+    assert (old.exists(), new.exists(), kept.exists()) == (False, True, True)

@@ -1,7 +1,9 @@
 """Networks as they are run beside eager torch, and what is kept of them."""
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,6 +76,23 @@ def test_an_export_is_made_once(exports: Path) -> None:
     assert len(list(exports.iterdir())) == 1, "nothing half made is left"
     open_doubled(at_once=3)
     assert len(list(exports.iterdir())) == 2, "another shape is another export"
+
+
+def test_an_export_that_nobody_opens_for_a_month_goes(exports: Path) -> None:
+    open_doubled()
+    (used,) = exports.iterdir()
+    open_doubled(at_once=3)
+    (unused,) = set(exports.iterdir()) - {used}
+    half = exports / ".doubled-1-half"  # of a process that was killed
+    half.mkdir()
+    long_ago = time.time() - 31 * 24 * 3600
+    for path in (used / "sha256", unused / "sha256", half):
+        os.utime(path, (long_ago, long_ago))
+    open_doubled()
+
+    runtime.sweep_exports(days=30)
+
+    assert list(exports.iterdir()) == [used]
 
 
 def test_a_damaged_export_is_made_again(exports: Path) -> None:

@@ -332,6 +332,16 @@ def test_no_other_decoder_is_opened_for_a_strangers_file(
     assert known == ["rgb24", None]
 
 
+def test_a_video_of_more_pixels_than_4k_has_is_given_up(
+    read: Send, nobody: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(videos, "PIXELS_A_SECOND", 1)
+
+    failed = read(film(grey(6)))
+
+    assert (failed.state, "too many and too large pictures" in failed.error) == ("failed", True)
+
+
 @pytest.mark.parametrize(("form", "codec"), [("webm", "libvpx"), ("mov", "libx264"), ("matroska", "libx264")])
 def test_other_containers_are_read_too(read: Send, nobody: None, form: str, codec: str) -> None:
     done = read(film(grey(6), form=form, codec=codec), f"film.{form}")
