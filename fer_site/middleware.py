@@ -7,6 +7,8 @@ from typing import Final
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, UnreadablePostError
 
+from recognition.answers import content_length
+
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
 NOTHING: Final = "camera=(), microphone=(), geolocation=(), display-capture=()"
@@ -34,7 +36,7 @@ def take_in_what_is_refused(get_response: GetResponse) -> GetResponse:
 
     def respond(request: HttpRequest) -> HttpResponse:
         response = get_response(request)
-        if response.status_code >= 400 and int(request.META.get("CONTENT_LENGTH") or 0) <= most:
+        if response.status_code >= 400 and content_length(request) <= most:
             with suppress(UnreadablePostError):  # they left
                 while request.read(64 * 1024):
                     pass

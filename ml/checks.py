@@ -9,7 +9,8 @@ from typing import Any, Final
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
-DEVICES: Final = ("auto", "cpu", "cuda")
+from ml.runtime import DeviceError, choose_device
+
 DETECTORS: Final = ("mtcnn", "mtcnn-tensorflow")
 
 
@@ -51,14 +52,10 @@ def check_detector(**_: Any) -> Sequence[CheckMessage]:
 
 @register
 def check_device(**_: Any) -> Sequence[CheckMessage]:
-    """The device is one that torch knows, and CUDA is there where it is asked for."""
-    if settings.FER_DEVICE not in DEVICES:
-        hint = f"Set FER_DEVICE to one of {', '.join(DEVICES)}."
-        return [Error(f"There is no device {settings.FER_DEVICE!r}.", hint=hint, id="fer.E004")]
-    if settings.FER_DEVICE == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            hint = "Set FER_DEVICE to auto or cpu, or install the driver of the GPU."
-            return [Error("FER_DEVICE is cuda, and torch finds no CUDA GPU.", hint=hint, id="fer.E004")]
+    """The device is one that is known, and CUDA is there where it is asked for."""
+    try:
+        choose_device(settings.FER_DEVICE)
+    except DeviceError as error:
+        hint = "Set FER_DEVICE to another, or install the driver of the GPU."
+        return [Error(str(error), hint=hint, id="fer.E004")]
     return []

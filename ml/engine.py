@@ -230,13 +230,21 @@ def predict(model: FMPN, faces: Tensor, device: torch.device) -> NDArray[np.floa
 
 
 @memory_kept()
-def predict_logits(model: FMPN, faces: Tensor, device: torch.device) -> NDArray[np.float32]:
-    """The same before the softmax: logits (N, 8), any finite numbers."""
+def predict_logits(
+    model: FMPN, faces: Tensor, device: torch.device, *, mirrored: bool = False
+) -> NDArray[np.float32]:
+    """The same before the softmax: logits (N, 8), any finite numbers.
+
+    mirrored: each face is read twice, as it is and mirrored, and the mean of both is given.
+    """
     model.eval()
     answers = []
     with torch.inference_mode():
         for batch in torch.split(faces, EVALUATION_BATCH):
-            logits, _ = model(to_input(batch.to(device)).contiguous(memory_format=torch.channels_last))
+            inputs = to_input(batch.to(device)).contiguous(memory_format=torch.channels_last)
+            logits, _ = model(inputs)
+            if mirrored:
+                logits = (logits + model(inputs.flip(3))[0]) / 2
             answers.append(logits.float().cpu().numpy())
     return np.concatenate(answers)
 

@@ -10,3 +10,8 @@ private = cache_control(private=True, no_store=True)
 def prefers_json(request: HttpRequest) -> bool:
     """Whether a script asks: its answer is JSON, and a person's a page."""
     return request.get_preferred_type(["text/html", "application/json"]) == "application/json"
+
+
+def content_length(request: HttpRequest) -> int:
+    """The bytes that the request says it has, without reading any; 0 where it does not say."""
+    return int(request.META.get("CONTENT_LENGTH") or 0)

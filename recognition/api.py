@@ -37,6 +37,7 @@ from ninja.utils import check_csrf
 from recognition import limits, services
 from recognition.access import Owner
 from recognition.admission import SECONDS_TO_COME_AGAIN, Busy, places
+from recognition.answers import content_length
 from recognition.api_schemas import (
     AnalysisDetail,
     AnalysisPage,
@@ -114,7 +115,7 @@ def _count(who: str) -> None:
 
 
 def _refuse_large(request: HttpRequest) -> None:
-    length = int(request.META.get("CONTENT_LENGTH") or 0)
+    length = content_length(request)
     if request.content_type == "application/json":
         # All of it lies in memory at once, so less fits than in a form.
         if length > 3 * settings.FER_MAX_UPLOAD_MB * 1_000_000:

@@ -4,76 +4,42 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import TooManyFilesSent
 from django.core.paginator import Page, Paginator
-from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import get_object_or_404, redirect, render
-from django.utils.translation import gettext as _
-from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_safe
 
 from ml.expressions import EXPRESSIONS
-from recognition import background, batches, gallery
-from recognition.access import Owner, own_analysis
-from recognition.answers import prefers_json, private
-from recognition.background import QueueError
+from recognition import batches, gallery
+from recognition.access import own_analysis
+from recognition.answers import private
 from recognition.gallery import Choice
-from recognition.limits import set_retry_after, upload_wait
+from recognition.large_uploads import LargeUpload, receive
 from recognition.models import Analysis
-from recognition.services import UploadError
-from recognition.upload_handlers import FolderHandler
 
 
-@csrf_exempt  # `_take` is protected; nothing may read the body before its length was looked at
+@csrf_exempt  # `receive` makes that check
 @private
 @require_http_methods(["GET", "HEAD", "POST"])
 def batch(request: HttpRequest) -> HttpResponse:
-    """The form, and what it sends: to the batch's own page, or back to the form with the reason.
-
-    Answers in JSON to who prefers it: {"url"} or {"error"}.
-    """
+    """The form, and what it sends (`large_uploads.receive`)."""
     if request.method != "POST":
         return _form(request)
-    # The batch at its largest, and something for the form around it: a few lines a file.
+    # Something for the form around the photos: a few lines a file.
     form = 1_000_000 + 500 * settings.FER_MAX_BATCH_PHOTOS
-    if int(request.META.get("CONTENT_LENGTH") or 0) > settings.FER_MAX_BATCH_MB * 1_000_000 + form:
-        return _refuse(request, str(batches.too_large()), 413)
-    wait = upload_wait(request)
-    if wait is not None:
-        response = _refuse(request, _("These are many uploads at once. Try again in a minute."), 429)
-        set_retry_after(response, wait)
-        return response
-    owner = Owner.of_upload(request)
-    try:
-        background.require_room(owner, int(request.META.get("CONTENT_LENGTH") or 0))
-    except QueueError as error:
-        return _refuse(request, str(error), 503)
-    analysis = owner.new_analysis(kind=Analysis.Kind.BATCH, state=Analysis.State.QUEUED, model_name="")
-    with batches.receiving(analysis) as folder:
-        request.upload_handlers = [FolderHandler("photos", folder, settings.FER_MAX_BATCH_PHOTOS)]
-        try:
-            return _take(request, analysis)
-        except TooManyFilesSent:
-            return _refuse(request, str(batches.too_many()), 400)
-
-
-@csrf_protect
-def _take(request: HttpRequest, analysis: Analysis) -> HttpResponse:
-    try:
-        batches.take_upload(analysis, [file.name or "" for file in request.FILES.getlist("photos")])
-    except UploadError as error:
-        return _refuse(request, str(error), 400)
-    except QueueError as error:
-        return _refuse(request, str(error), 503)
-    if prefers_json(request):
-        return JsonResponse({"url": analysis.get_absolute_url()}, status=201)
-    return redirect(analysis)
-
-
-def _refuse(request: HttpRequest, sentence: str, status: int) -> HttpResponse:
-    if prefers_json(request):
-        return JsonResponse({"error": sentence}, status=status)
-    return _form(request, sentence, status)
+    upload = LargeUpload(
+        kind=Analysis.Kind.BATCH,
+        field="photos",
+        most_bytes=settings.FER_MAX_BATCH_MB * 1_000_000 + form,
+        most_files=settings.FER_MAX_BATCH_PHOTOS,
+        too_large=str(batches.too_large()),
+        too_many=str(batches.too_many()),
+        receiving=batches.receiving,
+        take=lambda analysis, files: batches.take_upload(analysis, [file.name or "" for file in files]),
+        form=_form,
+    )
+    return receive(request, upload)
 
 
 def _form(request: HttpRequest, error: str = "", status: int = 200) -> HttpResponse:

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from ml.expressions import EXPRESSIONS
 from recognition.admission import Busy
-from recognition.answers import private
+from recognition.answers import content_length, private
 from recognition.live import LIMITS, read_frame
 from recognition.services import PredictorError
 from recognition.uploads import PhotoError
@@ -37,7 +37,7 @@ def frame(request: HttpRequest) -> HttpResponse:
 
     Answers {"width", "height", "faces", "milliseconds", "model"} (recognition.live.Frame) or {"error"}.
     """
-    if int(request.META.get("CONTENT_LENGTH") or 0) > LIMITS.megabytes * 1_000_000:
+    if content_length(request) > LIMITS.megabytes * 1_000_000:
         sentence = gettext("This frame is too large: at most %(kilobytes)d kB are read.")
         return _refuse(sentence % {"kilobytes": LIMITS.megabytes * 1000}, 413)
     try:

@@ -5,24 +5,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from django.conf import settings
-from django.core.exceptions import TooManyFilesSent
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from django.shortcuts import redirect, render
+from django.shortcuts import render
 from django.utils.translation import gettext as _
-from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_safe
 
 from ml.expressions import EXPRESSIONS
-from recognition import background, timelines, video_reports, videos
-from recognition.access import Owner, own_analysis
-from recognition.answers import prefers_json, private
-from recognition.background import QueueError
-from recognition.limits import set_retry_after, upload_wait
+from recognition import timelines, video_reports, videos
+from recognition.access import own_analysis
+from recognition.answers import private
+from recognition.large_uploads import LargeUpload, receive
 from recognition.models import Analysis, Face, Sighting
 from recognition.ranges import serve_part
-from recognition.services import UploadError
-from recognition.upload_handlers import FolderHandler
 from recognition.words import word_for
 
 # The room for a video on a usual screen, in pixels.
@@ -30,56 +26,25 @@ SHOWN_WIDTH: Final = 1150
 SHOWN_HEIGHT: Final = 560
 
 
-@csrf_exempt  # `_take` is protected; nothing may read the body before its length was looked at
+@csrf_exempt  # `receive` makes that check
 @private
 @require_http_methods(["GET", "HEAD", "POST"])
 def video(request: HttpRequest) -> HttpResponse:
-    """The form, and what it sends: to the video's own page, or back to the form with the reason.
-
-    Answers in JSON to who prefers it: {"url"} or {"error"}.
-    """
+    """The form, and what it sends (`large_uploads.receive`)."""
     if request.method != "POST":
         return _form(request)
-    # The video at its largest, and something for the form around it.
-    if int(request.META.get("CONTENT_LENGTH") or 0) > (settings.FER_MAX_VIDEO_MB + 1) * 1_000_000:
-        return _refuse(request, str(videos.too_large()), 413)
-    wait = upload_wait(request)
-    if wait is not None:
-        response = _refuse(request, _("These are many uploads at once. Try again in a minute."), 429)
-        set_retry_after(response, wait)
-        return response
-    owner = Owner.of_upload(request)
-    try:
-        background.require_room(owner, int(request.META.get("CONTENT_LENGTH") or 0))
-    except QueueError as error:
-        return _refuse(request, str(error), 503)
-    analysis = owner.new_analysis(kind=Analysis.Kind.VIDEO, state=Analysis.State.QUEUED, model_name="")
-    with videos.receiving(analysis) as folder:
-        request.upload_handlers = [FolderHandler("video", folder, 1)]
-        try:
-            return _take(request, analysis)
-        except TooManyFilesSent:
-            return _refuse(request, _("Send one video at a time."), 400)
-
-
-@csrf_protect
-def _take(request: HttpRequest, analysis: Analysis) -> HttpResponse:
-    file = request.FILES.get("video")
-    try:
-        videos.take_upload(analysis, file.size if file else None)
-    except UploadError as error:
-        return _refuse(request, str(error), 400)
-    except QueueError as error:
-        return _refuse(request, str(error), 503)
-    if prefers_json(request):
-        return JsonResponse({"url": analysis.get_absolute_url()}, status=201)
-    return redirect(analysis)
-
-
-def _refuse(request: HttpRequest, sentence: str, status: int) -> HttpResponse:
-    if prefers_json(request):
-        return JsonResponse({"error": sentence}, status=status)
-    return _form(request, sentence, status)
+    upload = LargeUpload(
+        kind=Analysis.Kind.VIDEO,
+        field="video",
+        most_bytes=(settings.FER_MAX_VIDEO_MB + 1) * 1_000_000,  # and something for the form around it
+        most_files=1,
+        too_large=str(videos.too_large()),
+        too_many=_("Send one video at a time."),
+        receiving=videos.receiving,
+        take=lambda analysis, files: videos.take_upload(analysis, files[0].size if files else None),
+        form=_form,
+    )
+    return receive(request, upload)
 
 
 def _form(request: HttpRequest, error: str = "", status: int = 200) -> HttpResponse:

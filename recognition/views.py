@@ -19,7 +19,7 @@ from django.views.decorators.http import require_POST, require_safe
 from recognition import exports, limits, services
 from recognition.access import Owner, own_analysis
 from recognition.admission import SECONDS_TO_COME_AGAIN, Busy, places
-from recognition.answers import prefers_json, private
+from recognition.answers import content_length, prefers_json, private
 from recognition.batch_views import batch_page
 from recognition.models import Analysis
 from recognition.samples import SAMPLES
@@ -47,7 +47,7 @@ def analyse(request: HttpRequest) -> HttpResponse:
     """
     # Every file at its largest, and something for the form around them.
     most = (settings.FER_MAX_FILES * settings.FER_MAX_UPLOAD_MB + 1) * 1_000_000
-    if int(request.META.get("CONTENT_LENGTH") or 0) > most:
+    if content_length(request) > most:
         return _refuse_large(request)
     try:
         places.require()

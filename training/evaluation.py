@@ -97,14 +97,20 @@ class Evaluation:
 
 
 def evaluate_checkpoint(
-    checkpoint: Checkpoint, samples: Sequence[Sample], device: torch.device, on_progress: Progress
+    checkpoint: Checkpoint,
+    samples: Sequence[Sample],
+    device: torch.device,
+    on_progress: Progress,
+    *,
+    mirrored: bool = False,
 ) -> Evaluation:
     """Evaluate on the faces as they are, at the checkpoint's own temperature and threshold.
 
-    Raises DatasetError for a picture that cannot be read.
+    mirrored: on the mean of what the model says of a face and of its mirror image, which is twice the work;
+    the site reads a face once. Raises DatasetError for a picture that cannot be read.
     """
     faces = read_faces(checkpoint, samples, on_progress)
-    logits = predict_logits(checkpoint.build().to(device), faces.faces, device)
+    logits = predict_logits(checkpoint.build().to(device), faces.faces, device, mirrored=mirrored)
     probabilities = apply_temperature(logits, checkpoint.temperature)
     return Evaluation.of(faces.labels.numpy(), probabilities, checkpoint.sure_from)
 

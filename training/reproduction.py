@@ -91,7 +91,8 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured. checkpoint: "bundled", "calibrated" or a step's, whose folds have one each."""
+    """What is measured. checkpoint: "bundled", "calibrated" or a step's, whose folds have one each.
+    mirrored: as in `evaluate_checkpoint`."""
 
     name: str
     data: str
@@ -99,6 +100,7 @@ class Measure:
     split: Split = "test"
     protocol: Protocol = "lists"
     fold_count: int = 10
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -285,7 +287,14 @@ def reproduce(
             parts = list(_measure(measure, data, seed, checkpoints, device, on_progress))
             split = f"folds, {measure.protocol}" if measure.split == "folds" else measure.split
             measurements.append(
-                measurement(data[measure.data].kind, split, parts, name=measure.name, seed=seed)
+                measurement(
+                    data[measure.data].kind,
+                    split,
+                    parts,
+                    name=measure.name,
+                    seed=seed,
+                    mirrored=measure.mirrored,
+                )
             )
     document = {
         "recipe": recipe.name,
@@ -391,7 +400,10 @@ def _measure(
         parts = [(measure.split, "0", samples)]
     for name, number, faces in parts:
         checkpoint = load_checkpoint(Path(pattern.replace("{fold}", number)))
-        yield name, checkpoint, evaluate_checkpoint(checkpoint, faces, torch.device(device), on_progress)
+        evaluation = evaluate_checkpoint(
+            checkpoint, faces, torch.device(device), on_progress, mirrored=measure.mirrored
+        )
+        yield name, checkpoint, evaluation
 
 
 # Words ------------------------------------------------------------------------------------------------------

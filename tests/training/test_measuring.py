@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from django.core.management import CommandError, call_command
+from PIL import Image, ImageOps
 
-from ml.checkpoint import load_checkpoint, save_checkpoint
+from ml.checkpoint import BUNDLED, load_checkpoint, save_checkpoint
 from ml.config import TrainConfig
 from ml.fmpn import FMPN
 from ml.folds import Fold, clean_folds, find_leaks
@@ -57,6 +58,27 @@ def test_an_evaluation_says_what_it_measured_and_writes_it_down(
     assert document["machine"]["cores"] >= 1
     assert {"git_revision", "seed", "measured"} <= document.keys()
     assert str(faces) not in (tmp_path / "test.json").read_text()  # no path of this machine
+
+
+@pytest.mark.django_db
+def test_mirrored_as_well_a_face_and_its_mirror_image_read_the_same(faces: Path, tmp_path: Path) -> None:
+    tilted, turned = tmp_path / "tilted", tmp_path / "turned"
+    for path in (faces / "test").rglob("*.png"):
+        picture = Image.open(path).rotate(15)  # drawn faces are their own mirror images
+        for folder, one in ((tilted, picture), (turned, ImageOps.mirror(picture))):
+            copy = folder / path.relative_to(faces)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            one.save(copy)
+
+    def nll(folder: Path, *more: str) -> Any:
+        said = call("evaluate_fmpn", folder, BUNDLED, "--json", str(tmp_path / "figures.json"), *more)
+        assert ("mirrored as well:" in said) == ("--mirror" in more)
+        [measured] = read(tmp_path / "figures.json")["measurements"]
+        assert measured["mirrored"] == ("--mirror" in more)
+        return measured["together"]["nll"]
+
+    assert nll(tilted, "--mirror") == pytest.approx(nll(turned, "--mirror"), abs=1e-4)
+    assert nll(tilted) != pytest.approx(nll(turned), abs=1e-2)
 
 
 @pytest.mark.django_db

@@ -48,6 +48,9 @@ class Command(BaseCommand):
             metavar="FILE",
             help="default: FER_CHECKPOINT's; {fold} in it stands for a fold's number",
         )
+        parser.add_argument(
+            "--mirror", action="store_true", help="read each face twice, mirrored as well: the mean counts"
+        )
         parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
         add_device_argument(parser)
 
@@ -61,15 +64,18 @@ class Command(BaseCommand):
             with progress_bar() as show:
                 for name, path, samples in parts:
                     checkpoint = load_checkpoint(path)
-                    evaluation = evaluate_checkpoint(checkpoint, samples, device, show)
+                    evaluation = evaluate_checkpoint(
+                        checkpoint, samples, device, show, mirrored=options["mirror"]
+                    )
                     results.append((name, checkpoint, evaluation))
             if options["json"]:
-                measured = measurement(dataset.kind, split, results)
+                measured = measurement(dataset.kind, split, results, mirrored=options["mirror"])
                 write_document(options["json"], {"measurements": [measured], **begun})
         except (CheckpointError, DatasetError, LaunchError, ValueError, OSError) as error:
             raise CommandError(str(error)) from error
+        twice = ", mirrored as well" if options["mirror"] else ""
         for name, checkpoint, evaluation in results:
-            title = f"{checkpoint.name} on {dataset.name}, {name}"
+            title = f"{checkpoint.name} on {dataset.name}, {name}{twice}"
             if len(results) == 1:
                 self.stdout.write(f"{title}:\n{evaluation.describe()}")
             else:
