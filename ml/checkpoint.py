@@ -170,7 +170,8 @@ def save_average(path: Path, first: Checkpoint, second: Checkpoint, share: float
     kept = {name: value for name, value in second.metadata.items() if name not in OF_THE_WEIGHTS}
     first_run = {**first.metadata, "config": _without_folders(first.metadata["config"])}
     average = {"of": [first.sha256, second.sha256], "share": share, "first_run": first_run}
-    return _write(path, weights, {**kept, "metrics": {}, "average": average})
+    before = sorted(first.trained_on | second.trained_on)
+    return _write(path, weights, {**kept, "metrics": {}, "average": average, "trained_before": before})
 
 
 def _without_folders(config: dict[str, Any]) -> dict[str, Any]:

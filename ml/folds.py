@@ -105,8 +105,9 @@ def make_folds(samples: Sequence[Sample], count: int, seed: int) -> list[Fold]:
 def read_fold_lists(kind: str, root: Path) -> list[Fold]:
     """Read the old project's lists in `root`, a pair for each fold: trainCK_ids_0.csv and testCK_ids_0.csv.
 
-    A list names one picture a line. Raises NoFoldListsError where there are no lists; DatasetError where one
-    of a pair is missing, a list cannot be read, or it names a picture that the set does not have.
+    A list names one picture a line, by its file name or its path under `root`; a line's first comma ends it.
+    Raises NoFoldListsError where there are no lists; DatasetError where one of a pair is missing, a list
+    cannot be read, or it names a picture that the set does not have or has twice.
     """
     lists: defaultdict[int, dict[str, Path]] = defaultdict(dict)
     for path in sorted(root.iterdir()) if root.is_dir() else ():
@@ -116,7 +117,7 @@ def read_fold_lists(kind: str, root: Path) -> list[Fold]:
                 raise DatasetError(f"{root} has two lists for one side of a fold: {other.name}, {path.name}.")
     if not lists:
         raise NoFoldListsError(f"{root} has no fold lists such as trainCK_ids_0.csv and testCK_ids_0.csv.")
-    by_name = {sample.path.name: sample for sample in load_samples(kind, root, "all")}
+    samples = load_samples(kind, root, "all")
     folds = []
     for number, pair in sorted(lists.items()):
         if len(pair) < 2:
@@ -124,8 +125,38 @@ def read_fold_lists(kind: str, root: Path) -> list[Fold]:
             raise DatasetError(
                 f"Fold {number} of {root} has the list {path.name} alone: its other half is missing."
             )
-        folds.append(Fold(number, _read_list(pair["train"], by_name), _read_list(pair["test"], by_name)))
+        train, test = (tuple(read_list(pair[side], samples, root)) for side in ("train", "test"))
+        folds.append(Fold(number, train, test))
     return folds
+
+
+def read_list(path: Path, samples: Sequence[Sample], root: Path) -> list[Sample]:
+    """The samples that a list names, one a line: by file name, or by path under the set's folder `root`.
+
+    A line's first comma ends the name, so a table with the picture first will do. Raises DatasetError for a
+    list that cannot be read, is empty, or names a picture that the set does not have or has twice.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise DatasetError(f"The list {path} is longer than {MAX_BYTES} bytes.")
+        lines = data.decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"The list {path} cannot be read: {error}.") from error
+    by_name: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        for name in {sample.path.name, sample.path.relative_to(root).as_posix()}:
+            by_name[name].append(sample)
+    names = [name for line in lines if (name := line.partition(",")[0].strip())]
+    for name in names:
+        found = len(by_name[name]) if name in by_name else 0
+        if found != 1:
+            what = "which the set does not have" if not found else f"of which the set has {found}"
+            raise DatasetError(f"The list {path} names {name[:80]!r}, {what}.")
+    if not names:
+        raise DatasetError(f"The list {path} is empty.")
+    return [by_name[name][0] for name in names]
 
 
 def clean_folds(folds: Sequence[Fold]) -> list[Fold]:
@@ -254,27 +285,6 @@ def _quietly(split: Callable[..., Iterable[Sides]], *arguments: object) -> list[
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return list(split(*arguments))
-
-
-def _read_list(path: Path, by_name: dict[str, Sample]) -> tuple[Sample, ...]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise DatasetError(f"The list {path} is longer than {MAX_BYTES} bytes.")
-        names = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"The list {path} cannot be read: {error}.") from error
-    names = [name for name in names if name]
-    unknown = [name for name in names if name not in by_name]
-    if unknown:
-        raise DatasetError(
-            f"The list {path} names {_count(len(unknown), 'picture')} that the set does not have, "
-            f"first {unknown[0][:80]!r}."
-        )
-    if not names:
-        raise DatasetError(f"The list {path} is empty.")
-    return tuple(by_name[name] for name in names)
 
 
 def _count(number: int, word: str) -> str:

@@ -4,7 +4,7 @@ Labels are indices in EXPRESSIONS. Rows of a confusion matrix are the labels, co
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, Final
@@ -94,15 +94,15 @@ def metrics_of(confusion: ArrayLike) -> Metrics:
     )
 
 
-def evaluate_own_classes(labels: ArrayLike, probabilities: ArrayLike) -> Metrics:
-    """The zero-shot protocol: the largest among the classes that occur in `labels` wins.
+def evaluate_own_classes(labels: ArrayLike, probabilities: ArrayLike, classes: Collection[int]) -> Metrics:
+    """The zero-shot protocol: the largest among `classes` wins, those of the whole set that the faces are of.
 
     For a model of eight expressions on a set that shows fewer: what the set cannot show is no answer.
-    Arguments and errors as of `evaluate_predictions`.
+    Other arguments and errors as of `evaluate_predictions`.
     """
     truth, scores = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     evaluate_predictions(truth, scores)  # raises
-    foreign = ~np.isin(np.arange(scores.shape[1]), truth)
+    foreign = ~np.isin(np.arange(scores.shape[1]), list(classes))
     return evaluate_predictions(truth, np.where(foreign, scores.min() - 1, scores))
 
 

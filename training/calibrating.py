@@ -52,8 +52,9 @@ def calibrate(
     temperature = fit_temperature(logits, labels)
     probabilities = apply_temperature(logits, temperature)
     sure_from = choose_threshold(labels, probabilities, accuracy)
-    before = Evaluation.of(labels, apply_temperature(logits, checkpoint.temperature), 0.0)
-    after = Evaluation.of(labels, probabilities, sure_from)
+    classes = set(labels.tolist())
+    before = Evaluation.of(labels, apply_temperature(logits, checkpoint.temperature), 0.0, classes)
+    after = Evaluation.of(labels, probabilities, sure_from, classes)
     found: dict[str, Any] = {
         "faces": len(labels),
         "wanted": accuracy,

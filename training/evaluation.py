@@ -1,8 +1,7 @@
 """How well a checkpoint reads chosen faces of a data set."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from ml.calibration import apply_temperature
 from ml.checkpoint import Checkpoint
-from ml.datasets import DatasetError, Sample
+from ml.datasets import Sample, load_samples
 from ml.engine import FaceSet, predict_logits
 from ml.metrics import (
     BINS,
@@ -26,7 +25,8 @@ from ml.metrics import (
     reliability,
 )
 from ml.robustness import CONDITIONS, Measured, measure_robustness
-from training.services import Progress
+from training.models import Dataset
+from training.services import SAME_FACES, Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +34,15 @@ class Evaluation:
     """What a model said of some faces, and how good that is.
 
     labels: integers (N,). probabilities: (N, 8), calibrated, rows sum to 1. sure_from: the model's
-    threshold, 0..1. metrics: over all eight answers. own: the largest among the set's own classes wins (the
-    zero-shot protocol). ece: 0..1, of BINS bins. nll: in nats. coverage: at the threshold.
+    threshold, 0..1. classes: indices of those that the whole set has, of which these faces may show fewer.
+    metrics: over all eight answers. own: the largest among `classes` wins (the zero-shot protocol). ece:
+    0..1, of BINS bins. nll: in nats. coverage: at the threshold.
     """
 
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     sure_from: float
+    classes: frozenset[int]
     metrics: Metrics
     own: Metrics
     ece: float
@@ -49,15 +51,20 @@ class Evaluation:
 
     @classmethod
     def of(
-        cls, labels: NDArray[np.int64], probabilities: NDArray[np.float64], sure_from: float
+        cls,
+        labels: NDArray[np.int64],
+        probabilities: NDArray[np.float64],
+        sure_from: float,
+        classes: Collection[int],
     ) -> "Evaluation":
         """Raises ValueError as `ml.metrics.evaluate_predictions` does."""
         return cls(
             labels,
             probabilities,
             sure_from,
+            frozenset(classes),
             evaluate_predictions(labels, probabilities),
-            evaluate_own_classes(labels, probabilities),
+            evaluate_own_classes(labels, probabilities, classes),
             expected_calibration_error(labels, probabilities),
             negative_log_likelihood(labels, probabilities),
             coverage_at(labels, probabilities, sure_from),
@@ -70,6 +77,7 @@ class Evaluation:
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.probabilities for part in parts]),
             max(part.sure_from for part in parts),
+            frozenset().union(*(part.classes for part in parts)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,17 +110,41 @@ def evaluate_checkpoint(
     device: torch.device,
     on_progress: Progress,
     *,
+    classes: Collection[int],
     mirrored: bool = False,
 ) -> Evaluation:
     """Evaluate on the faces as they are, at the checkpoint's own temperature and threshold.
 
-    mirrored: on the mean of what the model says of a face and of its mirror image, which is twice the work;
-    the site reads a face once. Raises DatasetError for a picture that cannot be read.
+    classes: as in Evaluation. mirrored: on the mean of what the model says of a face and of its mirror image,
+    which is twice the work; the site reads a face once. Raises DatasetError for a picture that cannot
+    be read.
     """
     faces = read_faces(checkpoint, samples, on_progress)
     logits = predict_logits(checkpoint.build().to(device), faces.faces, device, mirrored=mirrored)
     probabilities = apply_temperature(logits, checkpoint.temperature)
-    return Evaluation.of(faces.labels.numpy(), probabilities, checkpoint.sure_from)
+    return Evaluation.of(faces.labels.numpy(), probabilities, checkpoint.sure_from, classes)
+
+
+def classes_of(dataset: Dataset) -> frozenset[int]:
+    """The expressions that a whole set shows. Raises DatasetError."""
+    samples = load_samples(dataset.kind, dataset.path, "all")
+    return frozenset(sample.expression for sample in samples)
+
+
+def may_have_seen(
+    checkpoint: Checkpoint, *, kind: str, split: str = "", fold: int | None = None, division: str = ""
+) -> bool:
+    """Whether the model may have been trained on faces of this part of a set: then they are no test of it.
+
+    split: empty for another choice of its faces. division: of the folds that `fold` is one of
+    (`services.division_sha256`).
+    """
+    if SAME_FACES.get(kind, kind) not in {SAME_FACES.get(one, one) for one in checkpoint.trained_on}:
+        return False
+    made = checkpoint.metadata
+    if fold is not None:
+        return (made.get("folds_sha256"), made.get("fold")) != (division, fold)
+    return made.get("protocol", "split") != "split" or split not in ("valid", "test")
 
 
 def robustness_of(
@@ -140,28 +172,3 @@ def read_faces(checkpoint: Checkpoint, samples: Sequence[Sample], on_progress: P
         checkpoint.config.model.colour,
         lambda done, total: on_progress("Reading the faces", done, total),
     )
-
-
-def read_list(path: Path, samples: Sequence[Sample], root: Path) -> list[Sample]:
-    """The samples that a list names, one a line: by file name, or by path under the set's folder.
-
-    A line's first comma ends the name, so a table with the picture first will do. Raises DatasetError for a
-    list that cannot be read, is empty, or names a picture that the set does not have or has twice.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"The list {path} cannot be read: {error}.") from error
-    by_name: dict[str, list[Sample]] = {}
-    for sample in samples:
-        for name in {sample.path.name, sample.path.relative_to(root).as_posix()}:
-            by_name.setdefault(name, []).append(sample)
-    names = [name for line in lines if (name := line.partition(",")[0].strip())]
-    for name in names:
-        found = len(by_name.get(name, []))
-        if found != 1:
-            what = "which the set does not have" if not found else f"of which the set has {found}"
-            raise DatasetError(f"The list {path} names {name[:80]!r}, {what}.")
-    if not names:
-        raise DatasetError(f"The list {path} is empty.")
-    return [by_name[name][0] for name in names]

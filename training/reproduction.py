@@ -19,7 +19,7 @@ from ml.config import TrainConfig
 from ml.datasets import KINDS, DatasetError, load_samples
 from ml.metrics import summarise_folds
 from training.calibrating import calibrate
-from training.evaluation import Evaluation, evaluate_checkpoint
+from training.evaluation import Evaluation, classes_of, evaluate_checkpoint
 from training.management.arguments import add_config_arguments, config_of, dataset_of_folder
 from training.models import Dataset, EpochMetric, TrainingRun
 from training.results import Document, facts, measurement, results_folder, write_document
@@ -392,6 +392,7 @@ def _measure(
     on_progress: Progress,
 ) -> Iterator[tuple[str, Checkpoint, Evaluation]]:
     dataset, pattern = data[measure.data], checkpoints[measure.checkpoint]
+    classes = classes_of(dataset)
     if measure.split == "folds":
         folds = folds_of(dataset, measure.protocol, measure.fold_count, seed)
         parts = [(f"fold {fold.number}", str(fold.number), fold.test) for fold in folds]
@@ -401,7 +402,12 @@ def _measure(
     for name, number, faces in parts:
         checkpoint = load_checkpoint(Path(pattern.replace("{fold}", number)))
         evaluation = evaluate_checkpoint(
-            checkpoint, faces, torch.device(device), on_progress, mirrored=measure.mirrored
+            checkpoint,
+            faces,
+            torch.device(device),
+            on_progress,
+            classes=classes,
+            mirrored=measure.mirrored,
         )
         yield name, checkpoint, evaluation
 

@@ -183,6 +183,7 @@ def _train(desk: "Desk") -> Outcome:
         "stages": run.stages,
         "protocol": run.protocol,
         "fold": fold.number,
+        "folds_sha256": run.folds_sha256,
         "metrics": {"validation": metrics.to_dict()} if metrics else {},
     }
     return Outcome(save_checkpoint(fold.folder / CHECKPOINT_NAME, model, config, facts), metrics)

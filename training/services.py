@@ -195,9 +195,18 @@ def _find(request: RunRequest, runs: "QuerySet[TrainingRun]") -> TrainingRun | N
         same_count = request.protocol != "made" or run.fold_count == request.fold_count
         folds = {fold.number for fold in run.folds.all()}
         same_folds = len(folds) == run.fold_count if request.folds is None else folds == set(request.folds)
-        if _same_config(run, request.config) and same_sets and same_count and same_folds:
+        same_request = _same_config(run, request.config) and same_sets and same_count and same_folds
+        if same_request and _same_division(run, request):
             return run
     return None
+
+
+def _same_division(run: TrainingRun, request: RunRequest) -> bool:
+    """Whether the run's folds hold out the faces that the request's would: the set may have changed since."""
+    if run.folds_sha256 == "":  # the set's own split, or launched before this was kept
+        return True
+    folds = folds_of(request.dataset, request.protocol, request.fold_count, request.seed)
+    return run.folds_sha256 == division_sha256(folds, request.dataset.path)
 
 
 def _same_config(run: TrainingRun, config: TrainConfig) -> bool:

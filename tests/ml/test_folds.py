@@ -237,8 +237,8 @@ def test_half_a_pair_of_lists_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"KA_AN_0.png\nZZ_AN_9.png\n", r"names 1 picture that the set does not have, first 'ZZ_AN_9\.png'"),
-        (b"../imgs/KA_AN_0.png\n", "names 1 picture that the set does not have"),
+        (b"KA_AN_0.png\nZZ_AN_9.png\n", r"names 'ZZ_AN_9\.png', which the set does not have"),
+        (b"../imgs/KA_AN_0.png\n", "names '../imgs/KA_AN_0.png', which the set does not have"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b"\n\n", "is empty"),
     ],
@@ -247,6 +247,18 @@ def test_a_list_that_cannot_be_used_is_named(tmp_path: Path, content: bytes, rea
     (make_old_jaffe(tmp_path) / "testJA_ids_6.csv").write_bytes(content)
     with pytest.raises(DatasetError, match=rf"testJA_ids_6\.csv {reason}"):
         read_fold_lists("jaffe", tmp_path)
+
+
+def test_where_two_pictures_share_a_name_a_list_says_which_is_meant(tmp_path: Path) -> None:
+    for number, word in enumerate(("happy", "sad", "anger")):
+        draw(tmp_path / word / "1.png", number)
+    (tmp_path / "train_ids_0.csv").write_text("happy/1.png\nsad/1.png,sad\n")
+    (tmp_path / "test_ids_0.csv").write_text("anger/1.png\n")
+    [fold] = read_fold_lists("folders", tmp_path)
+    assert [sample.path.parent.name for sample in (*fold.train, *fold.test)] == ["happy", "sad", "anger"]
+    (tmp_path / "test_ids_0.csv").write_text("1.png\n")
+    with pytest.raises(DatasetError, match=r"names '1\.png', of which the set has 3"):
+        read_fold_lists("folders", tmp_path)
 
 
 # --- the set's own split

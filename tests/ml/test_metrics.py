@@ -214,8 +214,11 @@ def test_among_its_own_classes_a_set_is_not_asked_for_others() -> None:
     probabilities[1, [NEUTRAL, ANGER, HAPPINESS]] = 0.6, 0.1, 0.3
     labels = [ANGER, HAPPINESS]
     assert evaluate_predictions(labels, probabilities).accuracy == 0
-    assert evaluate_own_classes(labels, probabilities).accuracy == 1
-    assert evaluate_own_classes(labels, np.log(probabilities + 1e-9)).accuracy == 1  # logits as well
+    assert evaluate_own_classes(labels, probabilities, [ANGER, HAPPINESS]).accuracy == 1
+    logits = np.log(probabilities + 1e-9)
+    assert evaluate_own_classes(labels, logits, [ANGER, HAPPINESS]).accuracy == 1
+    # A part without a face of one class: the set has it all the same.
+    assert evaluate_own_classes([ANGER], probabilities[:1], [ANGER, NEUTRAL]).accuracy == 0
 
 
 def test_calibration_error_weighs_the_gap_of_every_bin_by_its_faces() -> None:

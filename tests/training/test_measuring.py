@@ -1,5 +1,6 @@
 """What a checkpoint is measured by, as a person asks for it: evaluation, calibration, robustness."""
 
+import csv
 import json
 from io import StringIO
 from pathlib import Path
@@ -12,9 +13,12 @@ from PIL import Image, ImageOps
 
 from ml.checkpoint import BUNDLED, load_checkpoint, save_checkpoint
 from ml.config import TrainConfig
+from ml.expressions import EXPRESSIONS
 from ml.fmpn import FMPN
 from ml.folds import Fold, clean_folds, find_leaks
 from ml.robustness import CONDITIONS
+from training.models import Dataset
+from training.services import division_sha256, folds_of
 
 FACTS = {"preset": "compact", "data": [], "seed": 0, "git_revision": None, "metrics": {}}
 
@@ -79,6 +83,46 @@ def test_mirrored_as_well_a_face_and_its_mirror_image_read_the_same(faces: Path,
 
     assert nll(tilted, "--mirror") == pytest.approx(nll(turned, "--mirror"), abs=1e-4)
     assert nll(tilted) != pytest.approx(nll(turned), abs=1e-2)
+
+
+@pytest.mark.django_db
+def test_every_answer_can_be_had_as_a_table(faces: Path, checkpoint: Path, tmp_path: Path) -> None:
+    call("evaluate_fmpn", faces, checkpoint, "--predictions", str(tmp_path / "said.csv"))
+    with (tmp_path / "said.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16
+    assert {row["part"] for row in rows} == {"test"}
+    for row in rows:
+        assert (faces / row["picture"]).is_file()
+        assert row["label"] == Path(row["picture"]).parent.name
+        said = {name: float(row[name]) for name in EXPRESSIONS}
+        assert sum(said.values()) == pytest.approx(1, abs=1e-5)
+        assert said[row["predicted"]] == max(said.values())
+
+
+@pytest.mark.django_db
+def test_a_model_that_may_know_the_faces_is_told_of(
+    faces: Path, tmp_path: Path, tiny: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = Dataset(name="drawn", kind="folders", folder=str(faces))
+    division = division_sha256(folds_of(dataset, "made", 2, seed=1), dataset.path)
+
+    def told(facts: dict[str, object], *more: str) -> bool:
+        torch.manual_seed(0)
+        save_checkpoint(tmp_path / "m.safetensors", FMPN(tiny.model).eval(), tiny, {**FACTS, **facts})
+        call("evaluate_fmpn", faces, tmp_path / "m.safetensors", *more)
+        return "may have been trained on some of these faces" in capsys.readouterr().err
+
+    ours = {"data": [{"kind": "folders", "train_images": 1}]}
+    split, fold = {"protocol": "split"}, {"protocol": "made", "fold": 0, "folds_sha256": division}
+    held_out = ("--folds", "0", "--protocol", "made", "--fold-count", "2")
+    assert not told({}, "--split", "train")
+    assert not told({**ours, **split}, "--split", "test")
+    assert told({**ours, **split}, "--split", "train")
+    assert told({**ours, **fold}, "--split", "test")
+    assert not told({**ours, **fold}, *held_out, "--seed", "1")
+    assert told({**ours, **fold}, *held_out, "--seed", "0")  # another division
+    assert told({**ours, **fold, "fold": 1}, *held_out, "--seed", "1")
 
 
 @pytest.mark.django_db

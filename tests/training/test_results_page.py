@@ -28,7 +28,7 @@ def evaluation(right: int, wrong: int) -> Evaluation:
     probabilities = np.full((right + wrong, 8), 0.0)
     probabilities[:right, 0] = probabilities[right:, 3] = 0.8
     probabilities[:, 7] = 0.2
-    return Evaluation.of(np.zeros(right + wrong, np.int64), probabilities, 0.0)
+    return Evaluation.of(np.zeros(right + wrong, np.int64), probabilities, 0.0, range(8))
 
 
 def folds(seed: int, *rights: int) -> dict[str, Any]:

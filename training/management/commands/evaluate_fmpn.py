@@ -1,9 +1,11 @@
 """`manage.py evaluate_fmpn`: how well a checkpoint reads a split, a list or the folds of a data set."""
 
+import csv
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from django.conf import settings
@@ -11,9 +13,11 @@ from django.core.management.base import BaseCommand, CommandError
 
 from ml.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from ml.datasets import DatasetError, Sample, load_samples
+from ml.expressions import EXPRESSIONS
+from ml.folds import read_list
 from ml.metrics import summarise_folds
 from ml.runtime import choose_device
-from training.evaluation import Evaluation, evaluate_checkpoint, read_list
+from training.evaluation import Evaluation, classes_of, evaluate_checkpoint, may_have_seen
 from training.management.arguments import (
     add_dataset_arguments,
     add_device_argument,
@@ -23,9 +27,18 @@ from training.management.arguments import (
 from training.management.foreground import progress_bar
 from training.models import Dataset
 from training.results import facts, measurement, write_document
-from training.services import LaunchError, folds_of
+from training.services import LaunchError, division_sha256, folds_of
 
-Part = tuple[str, Path, Sequence[Sample]]  # a name for it, the checkpoint, the faces
+Seen = Callable[[Checkpoint], bool]  # whether a model may have been trained on the part's faces
+
+
+class Part(NamedTuple):
+    """What is evaluated in one go, and the checkpoint that reads it."""
+
+    name: str
+    checkpoint: Path
+    samples: Sequence[Sample]
+    seen: Seen
 
 
 class Command(BaseCommand):
@@ -52,25 +65,35 @@ class Command(BaseCommand):
             "--mirror", action="store_true", help="read each face twice, mirrored as well: the mean counts"
         )
         parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+        parser.add_argument(
+            "--predictions", type=Path, metavar="FILE", help="write what is said of each face there, as CSV"
+        )
         add_device_argument(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         begun = facts(options["seed"])
         results: list[tuple[str, Checkpoint, Evaluation]] = []
+        seen = []
         try:
             device = torch.device(choose_device(options["device"]))
             dataset = _dataset(options)
             split, parts = _parts(dataset, options)
+            classes = classes_of(dataset)
             with progress_bar() as show:
-                for name, path, samples in parts:
-                    checkpoint = load_checkpoint(path)
+                for part in parts:
+                    checkpoint = load_checkpoint(part.checkpoint)
+                    if part.seen(checkpoint):
+                        seen.append(part.name)
                     evaluation = evaluate_checkpoint(
-                        checkpoint, samples, device, show, mirrored=options["mirror"]
+                        *(checkpoint, part.samples, device, show), classes=classes, mirrored=options["mirror"]
                     )
-                    results.append((name, checkpoint, evaluation))
+                    results.append((part.name, checkpoint, evaluation))
             if options["json"]:
-                measured = measurement(dataset.kind, split, results, mirrored=options["mirror"])
+                more = {"mirrored": options["mirror"], "may_have_seen": seen}
+                measured = measurement(dataset.kind, split, results, **more)
                 write_document(options["json"], {"measurements": [measured], **begun})
+            if options["predictions"]:
+                _write_predictions(options["predictions"], dataset.path, parts, results)
         except (CheckpointError, DatasetError, LaunchError, ValueError, OSError) as error:
             raise CommandError(str(error)) from error
         twice = ", mirrored as well" if options["mirror"] else ""
@@ -84,6 +107,11 @@ class Command(BaseCommand):
                 self.stdout.write(f"{title}: {numbers}")
         if len(results) > 1:
             self.stdout.write(_summary([evaluation for _, _, evaluation in results]))
+        if seen:
+            self.stderr.write(
+                f"The model may have been trained on some of these faces ({', '.join(seen)}): then the "
+                "figures say nothing of faces that are new to it."
+            )
 
 
 def _dataset(options: dict[str, Any]) -> Dataset:
@@ -102,16 +130,38 @@ def _parts(dataset: Dataset, options: dict[str, Any]) -> tuple[str, list[Part]]:
         numbers = sorted(known) if options["folds"] is None else options["folds"]
         if unknown := set(numbers) - set(known):
             raise DatasetError(f"{dataset.name} has no fold {min(unknown)}.")
+        division = division_sha256(folds, dataset.path)
         return f"folds, {options['protocol']}", [
-            (f"fold {number}", Path(path.replace("{fold}", str(number))), known[number].test)
+            Part(
+                f"fold {number}",
+                Path(path.replace("{fold}", str(number))),
+                known[number].test,
+                partial(may_have_seen, kind=dataset.kind, fold=number, division=division),
+            )
             for number in numbers
         ]
     if options["list"]:
         samples = load_samples(dataset.kind, dataset.path, "all")
-        name = options["list"].name
-        return name, [(name, Path(path), read_list(options["list"], samples, dataset.path))]
+        name, chosen = options["list"].name, read_list(options["list"], samples, dataset.path)
+        return name, [Part(name, Path(path), chosen, partial(may_have_seen, kind=dataset.kind))]
     split = options["split"]
-    return split, [(split, Path(path), load_samples(dataset.kind, dataset.path, split))]
+    chosen = load_samples(dataset.kind, dataset.path, split)
+    return split, [Part(split, Path(path), chosen, partial(may_have_seen, kind=dataset.kind, split=split))]
+
+
+def _write_predictions(
+    path: Path, root: Path, parts: list[Part], results: list[tuple[str, Checkpoint, Evaluation]]
+) -> None:
+    """What was said of each face, a line each. Raises OSError."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["part", "picture", "person", "label", "predicted", *EXPRESSIONS])
+        for part, (name, _, evaluation) in zip(parts, results, strict=True):
+            for sample, row in zip(part.samples, evaluation.probabilities, strict=True):
+                picture = sample.path.relative_to(root).as_posix()
+                label, predicted = EXPRESSIONS[sample.expression], EXPRESSIONS[int(row.argmax())]
+                said = (f"{probability:.6f}" for probability in row)
+                writer.writerow([name, picture, sample.subject or "", label, predicted, *said])
 
 
 def _summary(results: list[Evaluation]) -> str:
