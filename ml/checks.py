@@ -53,6 +53,8 @@ def check_detector(**_: Any) -> Sequence[CheckMessage]:
 @register
 def check_device(**_: Any) -> Sequence[CheckMessage]:
     """The device is one that is known, and CUDA is there where it is asked for."""
+    if settings.FER_DEVICE == "auto":  # can be had everywhere, and to ask for a GPU may mean importing torch
+        return []
     try:
         choose_device(settings.FER_DEVICE)
     except DeviceError as error:

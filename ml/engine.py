@@ -64,7 +64,7 @@ class FaceSet:
         else:
             faces = load_cached_faces(samples, size, colour, cache, on_progress)
         return cls(
-            torch.from_numpy(faces).permute(0, 3, 1, 2).contiguous(),
+            torch.from_numpy(faces).permute(0, 3, 1, 2),  # not copied: it may be gigabytes
             torch.tensor([sample.target for sample in samples]),
             torch.tensor([sample.expression for sample in samples]),
         )
@@ -173,7 +173,8 @@ class Training:
         settings = [_given(self.config), self.seed, self.stages]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for tensor in (self.train.faces, self.train.targets):
-            digest.update(tensor.contiguous().numpy().data)
+            for part in torch.split(tensor, 1024):  # each is copied where its order is another
+                digest.update(part.contiguous().numpy().data)
         return digest.hexdigest()
 
 

@@ -37,15 +37,18 @@ SHARPEST_BLUR: Final = 0.045
 # others.
 STEADY: Final = 0.9
 SIDE_TO_FIND_AGAIN: Final = 96
-CROP_SIZE: Final = 192  # what is kept to be looked at; the model reads its own smaller size of it
+# The side of what is kept to be looked at; the model reads its own size of it. One that reads more than that
+# has it larger, since what was not cut out of the photo cannot be made up.
+CROP_SIZE: Final = 192
 
 
 @dataclass(frozen=True, eq=False)
 class FacePrediction:
     """One face and what it shows.
 
-    face: where it is, None for a picture given as a crop. crop: uint8 RGB (192, 192, 3), aligned. mask:
-    float32 (192, 192) in 0..1, where the expression moves the face. probabilities: the eight names, sum 1.
+    face: where it is, None for a picture given as a crop. crop: uint8 RGB (S, S, 3), aligned; S is CROP_SIZE,
+    or the model's own side where that is larger. mask: float32 (S, S) in 0..1, where the expression moves the
+    face. probabilities: the eight names, sum 1.
     problem: why nothing is said of the face; mask and probabilities are None then. An "unknown face" is
     hardly one, or too strange or too covered. sure_from: the least probability, 0..1, of an answer that the
     model is sure of.
@@ -88,6 +91,7 @@ class Predictor:
     def __init__(self, checkpoint: Checkpoint, detector: FaceDetector, device: str) -> None:
         self.name, self.sure_from = checkpoint.name, checkpoint.sure_from
         self._config = checkpoint.model_config
+        self._side = max(CROP_SIZE, self._config.image_size)
         self._network = open_model(checkpoint, device)
         self._detector = detector
 
@@ -95,7 +99,7 @@ class Predictor:
         """Find and read every face of every photo."""
         found = [self._detect(image) for image in images]
         crops = [
-            align_face(image, face.landmarks, CROP_SIZE)
+            align_face(image, face.landmarks, self._side)
             for image, faces in zip(images, found, strict=True)
             for face in faces
         ]
@@ -116,7 +120,7 @@ class Predictor:
         small: list[Problem | None] = [
             "too small" if min(image.shape[:2]) * EYES_SHARE < SMALLEST_EYES else None for image in images
         ]
-        read = self._read([_middle_square(image) for image in images], small)
+        read = self._read([_middle_square(image, self._side) for image in images], small)
         return [
             PhotoPrediction(image.shape[1], image.shape[0], (face,))
             for image, face in zip(images, read, strict=True)
@@ -225,10 +229,10 @@ def _scaled(face: Face, x: float, y: float) -> Face:
     return replace(face, box=(left * x, top * y, right * x, bottom * y), landmarks=landmarks)
 
 
-def _middle_square(image: Image) -> Image:
+def _middle_square(image: Image, side: int) -> Image:
     height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]
-    method = cv2.INTER_AREA if side > CROP_SIZE else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(square, (CROP_SIZE, CROP_SIZE), interpolation=method), np.uint8)
+    shorter = min(height, width)
+    top, left = (height - shorter) // 2, (width - shorter) // 2
+    square = image[top : top + shorter, left : left + shorter]
+    method = cv2.INTER_AREA if shorter > side else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(square, (side, side), interpolation=method), np.uint8)

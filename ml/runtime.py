@@ -36,6 +36,7 @@ Batch = NDArray[Any] | Sequence[NDArray[Any]]
 
 DEVICES: Final = ("auto", "cpu", "cuda")
 GPU_DRIVERS: Final = ("libcuda.so.1", "nvcuda.dll")
+MARK_EVERY: Final = 24 * 3600.0  # seconds between two signs that an export is in use
 BATCHES_ON_GPU: Final = 64  # of a CPU's batches, how many a GPU takes at once: bounds its memory
 
 _exports = Path.home() / ".cache" / "fmpn-fer" / "exports"
@@ -109,12 +110,10 @@ def open_network(
     if device == "cuda":
         return _on_gpu(make(), len(example) * BATCHES_ON_GPU)
     folder = _exports / f"{name}-{_code_digest(module, example.shape)}"
-    if _is_whole(folder):
-        with suppress(OSError):
-            (folder / "sha256").touch()  # so that `sweep_exports` sees that it is in use
-    else:
+    if not _is_whole(folder):
         _export(make(), example, folder)
-    return _on_cpu(folder / "model.xml")
+    _mark(folder)
+    return _on_cpu(folder)
 
 
 def _on_gpu(network: "nn.Module", at_once: int) -> Network:
@@ -134,14 +133,20 @@ def _on_gpu(network: "nn.Module", at_once: int) -> Network:
     return run
 
 
-def _on_cpu(path: Path) -> Network:
+def _mark(folder: Path) -> None:
+    """Say that an export is in use, for `sweep_exports`."""
+    with suppress(OSError):
+        (folder / "sha256").touch()
+
+
+def _on_cpu(folder: Path) -> Network:
     import openvino
 
     # Batches run beside each other, one a stream, and so do requests, without fighting for the cores. A
     # stream has one thread, or two where most requests bring a single input and leave other cores idle.
     # Full precision: the answers are eager torch's to five digits.
     cores = available_cores()
-    model = _core().read_model(path)
+    model = _core().read_model(folder / "model.xml")
     size: int = model.input().shape[0]
     streams = max(1, cores // 2) if size == 1 else cores
     compiled = _core().compile_model(
@@ -165,7 +170,13 @@ def _on_cpu(path: Path) -> Network:
         request.start_async()
         return request
 
+    marked = time.monotonic()
+
     def run(inputs: Iterable[NDArray[Any]]) -> Arrays:
+        nonlocal marked
+        if time.monotonic() - marked > MARK_EVERY:  # whoever starts next would have to export it anew
+            marked = time.monotonic()
+            _mark(folder)
         outputs: list[Arrays] = []
         running: deque[tuple[int, openvino.InferRequest]] = deque()
 

@@ -47,7 +47,7 @@ def _move(images: Tensor, config: AugmentConfig) -> Tensor:
     shift_y = _uniform(batch, 2 * config.shift, device)
     rows = [torch.stack([cos * mirror, -sin, shift_x], 1), torch.stack([sin * mirror, cos, shift_y], 1)]
     grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
-    # The edge goes on beyond itself, as it does where a face is cut out of its photo (`ml.alignment`).
+    # The edge goes on beyond itself. (Where a photo ends beside its face, `ml.alignment` leaves black.)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 

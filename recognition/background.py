@@ -44,6 +44,10 @@ class QueueError(Exception):
     """A job that no worker will hear of; the text is a sentence for the person who asked for it."""
 
 
+class TooManyWaitError(QueueError):
+    """More of one owner's uploads wait than are taken."""
+
+
 class JobError(Exception):
     """A job that cannot be done, now or later; the text is a sentence for its owner."""
 
@@ -53,9 +57,12 @@ class Stopped(Exception):  # noqa: N818 (it tells of a wish, not of an error)
 
 
 def require_room(owner: Owner, size: int) -> None:
-    """Raise QueueError where an upload of `size` bytes would fill the disk, or many of the owner's wait."""
+    """Raise QueueError where an upload of `size` bytes would fill the disk, TooManyWaitError where many of
+    the owner's are not read yet."""
     if owner.analyses().filter(state__in=(State.QUEUED, State.RUNNING)).count() >= MOST_WAITING:
-        raise QueueError(gettext("Several of your uploads are not read yet: send this one when they are."))
+        raise TooManyWaitError(
+            gettext("Several of your uploads are not read yet: send this one when they are.")
+        )
     folder = analyses_folder()
     folder.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(folder).free < size + LEFT_FREE:

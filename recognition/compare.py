@@ -178,7 +178,7 @@ def compare(photo: Photo, models: Sequence[Model]) -> Comparison:
 
 
 def read_crop(face: Face) -> NDArray[np.uint8]:
-    """The aligned face that is kept, RGB (192, 192, 3). Raises FileNotFoundError once it was deleted."""
+    """The aligned face that is kept (FacePrediction's crop). Raises FileNotFoundError once it was deleted."""
     return decode_photo((face.photo.analysis.folder / face.crop_filename).read_bytes(), Limits())
 
 

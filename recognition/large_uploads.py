@@ -15,7 +15,7 @@ from django.views.decorators.csrf import csrf_protect
 from recognition import background
 from recognition.access import Owner
 from recognition.answers import content_length, prefers_json
-from recognition.background import QueueError
+from recognition.background import QueueError, TooManyWaitError
 from recognition.limits import set_retry_after, upload_wait
 from recognition.models import Analysis
 from recognition.services import UploadError
@@ -63,7 +63,8 @@ def receive(request: HttpRequest, upload: LargeUpload) -> HttpResponse:
     try:
         background.require_room(owner, length)
     except QueueError as error:
-        return _refuse(request, upload, str(error), 503)
+        status = 429 if isinstance(error, TooManyWaitError) else 503
+        return _refuse(request, upload, str(error), status)
     analysis = owner.new_analysis(kind=upload.kind, state=Analysis.State.QUEUED, model_name="")
     with upload.receiving(analysis) as folder:
         request.upload_handlers = [FolderHandler(upload.field, folder, upload.most_files)]

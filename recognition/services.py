@@ -326,7 +326,7 @@ def _sweep_orphans() -> None:
     oldest = (timezone.now() - min(retention(), timedelta(hours=2))).timestamp()
     for folder in analyses_folder().iterdir():
         try:
-            is_old = folder.stat().st_mtime < oldest
+            is_old = max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < oldest
         except FileNotFoundError:  # deleted by its owner meanwhile
             continue
         if is_old and not Analysis.objects.filter(pk=folder.name).exists():

@@ -24,7 +24,8 @@ SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp"})
 # A camera's JPEG has ten scans where it is progressive, and some tens of segments. Each further scan is 60
 # bytes of a file and goes over all pixels again, so that 15 MB of them would be read for an hour.
 MOST_SCANS, MOST_SEGMENTS = 100, 1000
-MARKER: Final = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # but those within a scan's own bytes
+# Those with a length after them that decoders believe: what else stands in a scan's bytes they pass over.
+MARKER: Final = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b"\xff\xd8", b"\xda", b"\xd9"
 
 MIN_SIDE: Final = 20  # less holds no face that could be read

@@ -101,7 +101,7 @@ class TrainingRun(models.Model):
         SPLIT = "split", "one run: the set's train part, watched on its validation part"
         LISTS = "lists", "the set's own fold lists"
         CLEAN = "clean", "its own test lists, each trained on everybody else in them"
-        MADE = "made", "new folds: stratified, no person on both sides"
+        MADE = "made", "new folds: stratified, nobody on both sides where the set says who is who"
 
     name = models.CharField(max_length=100)
     dataset = models.ForeignKey(Dataset, models.PROTECT, related_name="runs", verbose_name="data set")

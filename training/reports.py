@@ -175,6 +175,7 @@ def _facts(run: TrainingRun) -> dict[str, Any]:
         "stages": run.stages,
         "protocol": run.protocol,
         "fold_count": run.fold_count,
+        "folds_sha256": run.folds_sha256,
         "seed": run.seed,
         "device": run.device,
         "git_revision": run.git_revision,
@@ -201,6 +202,9 @@ def _notes(run: TrainingRun, results: Sequence[FoldResult], unread: Sequence[int
         for row in results:
             if row.state == State.SUCCEEDED and row.accuracy is None:
                 yield f"Fold {row.fold} held no face out, so it has no measurement."
+    people = (run.dataset.inspection or {}).get("by_subject")
+    if run.protocol == TrainingRun.Protocol.MADE and people == {}:
+        yield "The set does not say who is on a picture: the same person may stand on both sides of a fold."
     if len(measured) == 1:
         yield "One fold alone says nothing of how folds scatter: no standard deviation and no interval."
     for number in unread:
@@ -308,14 +312,15 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]
 
 
 def _pair(first: RunReport, second: RunReport) -> Pair:
-    if _division(first) != _division(second):
+    digests = {first.run["folds_sha256"], second.run["folds_sha256"]} - {""}  # older runs have none
+    if _division(first) != _division(second) or len(digests) > 1:
         return Pair(
             first,
             second,
             (),
             {},
-            "They were not measured on the same folds (another data set, another way to divide it, or other "
-            "seeds), so nothing can be paired.",
+            "They were not measured on the same folds (another data set, or other pictures in it by then, "
+            "another way to divide it, or other seeds), so nothing can be paired.",
         )
     common = sorted(first.measured("accuracy").keys() & second.measured("accuracy").keys())
     sizes = [{row.fold: row.test_images for row in report.folds} for report in (first, second)]
@@ -327,7 +332,11 @@ def _pair(first: RunReport, second: RunReport) -> Pair:
     elif not common:
         note = "No fold is measured in both yet, so nothing can be paired."
     tests = {
-        measure: paired_test(*([report.measured(measure)[n] for n in common] for report in (first, second)))
+        measure: paired_test(
+            [first.measured(measure)[number] for number in common],
+            [second.measured(measure)[number] for number in common],
+            parts=first.run["fold_count"],
+        )
         for measure in MEASURES
         if common
     }
@@ -335,7 +344,7 @@ def _pair(first: RunReport, second: RunReport) -> Pair:
 
 
 def _division(report: RunReport) -> tuple[Any, ...]:
-    """Equal where the same fold number means the same held-out faces."""
+    """What makes the same fold number mean the same held-out faces, while the set is the same."""
     run = report.run
     made = run["protocol"] == TrainingRun.Protocol.MADE
     return (run["dataset"], run["protocol"], *((run["fold_count"], run["seed"]) if made else ()))

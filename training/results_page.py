@@ -332,7 +332,7 @@ def _ablation(documents: Documents) -> Section:
         _table(["Shown to the classifier", "mean of each seed", "mean", "95 % interval over seeds"], rows),
         "That interval is Student's t over the means of the seeds: how far another seed would move the mean "
         "of these same folds, not how other people would be read. Those below are over the folds, each the "
-        "mean of its seeds. Folds share training faces, so they are rather too narrow.",
+        "mean of its seeds, corrected for the training faces that folds share (Nadeau and Bengio, 2003).",
     ]
     section += _how_long(there.get("ablation-fused") or there.get("ablation-masked") or {})
     plain = there.get("ablation-none")
@@ -352,12 +352,11 @@ def _pair(first: Document, second: Document) -> str:
     common = sorted(fold for fold, seeds in shared.items() if seeds)
     if not common:
         return ""
-    test = paired_test(
-        *(
-            [float(np.mean([one[fold][seed] for seed in shared[fold]])) for fold in common]
-            for one in (ours, theirs)
-        )
-    )
+    means = [
+        [float(np.mean([one[fold][seed] for seed in shared[fold]])) for fold in common]
+        for one in (ours, theirs)
+    ]
+    test = paired_test(means[0], means[1])
     sentence = f"{test.difference:+.4f} over {len(common)} folds"
     if test.interval is None:
         return f"{sentence}."
@@ -442,6 +441,7 @@ def _origins(documents: Documents) -> Section:
             (
                 f"`{name}`",
                 _revision(document),
+                ", ".join(dict.fromkeys(_revision(run) for run in document.get("runs", []))) or "–",
                 f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}",
                 ", ".join(map(str, document.get("seeds", [document["seed"]]))),
                 f"{document['seconds'] / 60:.0f} min" if document.get("seconds") else "–",
@@ -450,10 +450,11 @@ def _origins(documents: Documents) -> Section:
         )
     section = ["## What was run, and what can be"]
     if rows:
-        heads = ["Result", "git revision", "machine", "seeds", "trained for", "measured"]
+        heads = ["Result", "measured by", "trained by", "machine", "seeds", "trained for", "measured"]
         section.append(_table(heads, rows))
         section.append(
-            "`bundled` in a recipe is the model of the revision that was run: "
+            "Both are git revisions; a plus says that files were changed. `bundled` in a recipe is the model "
+            "of the revision that trained, or measured where nothing was trained: "
             "`git show REVISION:ml/weights/compact.md` is its card."
         )
     recipes = [(f"`reproduce {r.name}`", r.title, f"{r.hours:g}") for r in list_recipes()]

@@ -34,6 +34,7 @@ from ml.engine import (
     Interrupted,
     ResumeError,
     Training,
+    autocast_dtype,
     draw_masks,
     predict,
     run_fold,
@@ -119,6 +120,8 @@ def _train(desk: "Desk") -> Outcome:
     device = torch.device(choose_device(run.device))
     desk.device = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     revision = services.git_revision()
+    if revision and run.git_revision and revision != run.git_revision:
+        desk.say(f"The code is {revision[:7]} now, and was {run.git_revision[:7]} when the run was launched.")
 
     own, extra = _samples_of(fold)
     train_samples = [*own.train, *(sample for _, samples in extra for sample in samples)]
@@ -184,6 +187,11 @@ def _train(desk: "Desk") -> Outcome:
         "protocol": run.protocol,
         "fold": fold.number,
         "folds_sha256": run.folds_sha256,
+        "machine": {
+            **services.machine(),
+            "device": desk.device,
+            "precision": str(autocast_dtype(device) or torch.float32).removeprefix("torch."),
+        },
         "metrics": {"validation": metrics.to_dict()} if metrics else {},
     }
     return Outcome(save_checkpoint(fold.folder / CHECKPOINT_NAME, model, config, facts), metrics)
@@ -221,7 +229,7 @@ def _samples_of(fold: Fold) -> tuple[FoldOfSamples, list[tuple[Dataset, list[Sam
     """
     run = fold.run
     folds = services.folds_of(run.dataset, cast(services.Protocol, run.protocol), run.fold_count, run.seed)
-    if run.folds_sha256 not in ("", services.division_sha256(folds, run.dataset.path)):
+    if run.folds_sha256 and run.folds_sha256 != services.division_sha256(folds, run.dataset.path):
         raise services.LaunchError(
             f"{run.dataset.name} has other pictures than at the launch, so its folds are others as well: "
             "launch a copy of the run, and delete this one."

@@ -644,9 +644,10 @@ def git_revision() -> str | None:
     """The commit of the code that runs, with "+changes" where it is not clean; None outside a checkout."""
 
     def git(*arguments: str) -> str:
-        root = Path(__file__).parent
+        # A site that was installed by root and runs as somebody else is no reason to be silent.
+        command = ["git", "-c", f"safe.directory={settings.BASE_DIR}", *arguments]
         return subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=10
+            command, cwd=settings.BASE_DIR, capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
 
     try:

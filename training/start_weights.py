@@ -30,7 +30,8 @@ def make_start(weights: Path, dataset: Dataset, config: TrainConfig, output: Pat
     faces = FaceSet.load(chosen, config.model.image_size, config.model.colour)
     torch.manual_seed(0)
     model = FMPN(config.model)
-    bundled = load_checkpoint(Path(settings.FER_CHECKPOINT)).build()
-    model.mask_generator.load_state_dict(bundled.mask_generator.state_dict())
+    bundled = load_checkpoint(Path(settings.FER_CHECKPOINT))
+    model.mask_generator.load_state_dict(bundled.build().mask_generator.state_dict())
     load_face_weights(model, arrays, to_input(faces.faces))
-    save_checkpoint(output, model, config, {"weights": "HSE_FaceRec", "faces": dataset.name})
+    facts = {"weights": "HSE_FaceRec", "faces": dataset.name, "trained_before": sorted(bundled.trained_on)}
+    save_checkpoint(output, model, config, facts)

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -42,7 +43,8 @@ def read_affectnet(root: Path, split: str) -> list[Sample]:
     """Read one of the two forms, told apart by what lies in root.
 
     2017: training.csv and validation.csv, in root or root/Manually_Annotated_file_lists, with the columns
-    subDirectory_filePath and expression; pictures in root/Manually_Annotated_Images.
+    subDirectory_filePath, expression, and face_x, face_y, face_width and face_height, within which the face
+    is looked for; pictures in root/Manually_Annotated_Images.
     2021: {train,val}_set/images/<id>.jpg and {train,val}_set/annotations/<id>_exp.npy.
 
     Faces without one of the eight expressions are left out. Its validation set is valid, and there is no
@@ -83,11 +85,26 @@ def _read_table(root: Path, name: str) -> list[Sample]:
                 path = _inside(images, row.get("subDirectory_filePath", ""), where)
                 number = _number(row.get("expression", ""), where)
                 if number < len(NUMBERS):
-                    samples.append(labelled(path, NUMBERS[number]))
+                    sample = labelled(path, NUMBERS[number], photo=True)
+                    samples.append(replace(sample, box=_box(row, where)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{table} is no table of comma-separated values: {error}.") from error
     check_pictures(table, (sample.path for sample in samples))
     return samples
+
+
+def _box(row: dict[str, str], where: str) -> tuple[int, int, int, int] | None:
+    """Left, top, right and bottom of the face; None for a table without them."""
+    sides = [row.get(name) for name in COLUMNS[1:5]]
+    if None in sides:
+        return None
+    try:
+        left, top, width, height = (round(float(side or "")) for side in sides)
+    except (ValueError, OverflowError):
+        raise DatasetError(f"{where} gives no box of a face: {', '.join(map(str, sides))[:80]!r}.") from None
+    if width < 1 or height < 1:
+        raise DatasetError(f"{where} has a box without a size.")
+    return left, top, left + width, top + height
 
 
 def _inside(folder: Path, name: str, where: str) -> Path:

@@ -46,6 +46,8 @@ def load_cached_faces(
             _add_segment(shelf, [keys[position] for position in missing], decoded)
         except OSError:  # a full disk: they are decoded anew the next time
             logger.warning("Faces could not be kept in %s.", shelf, exc_info=True)
+    if len(missing) == len(samples):
+        return decoded  # not copied: it may be gigabytes
     faces = np.empty((len(samples), size, size, 3 if colour else 1), np.uint8)
     faces[missing] = decoded
     for position, key in enumerate(keys):

@@ -733,6 +733,9 @@ def test_affectnet_is_read_by_its_tables(tmp_path: Path, head: bool, inner: str)
     assert list(shown(load_samples("affectnet", tmp_path, "train")).values()) == AFFECTNET_WORDS
     assert shown(load_samples("affectnet", tmp_path, "valid")) == {"valid.jpg": "happiness"}
     assert len(load_samples("affectnet", tmp_path, "all")) == 9
+    assert {(sample.photo, sample.box) for sample in load_samples("affectnet", tmp_path, "all")} == {
+        (True, (1, 1, 10, 10))
+    }
 
 
 @pytest.mark.parametrize(
@@ -744,6 +747,7 @@ def test_affectnet_is_read_by_its_tables(tmp_path: Path, head: bool, inner: str)
         (("../here.jpg", 1), "Line 3 of .*names no picture under"),
         (("/here.jpg", 1), "Line 3 of .*names no picture under"),
         (("", 1), "Line 3 of .*names no picture under"),
+        (("1/here.jpg,x", 1), "Line 3 of .*gives no box of a face"),
     ],
 )
 def test_affectnet_names_the_row_it_cannot_use(tmp_path: Path, row: tuple[str, object], reason: str) -> None:

@@ -166,11 +166,16 @@ def test_two_runs_are_compared_fold_by_fold() -> None:
     test = paired_test([0.8, 0.9, 1.0], [0.7, 0.7, 0.7])  # better by 0.1, 0.2 and 0.3
 
     assert (test.folds, test.difference, test.deviation) == pytest.approx((3, 0.2, 0.1))
-    t = 0.2 / (0.1 / 3**0.5)
+    error = 0.1 * (1 / 3 + 1 / 2) ** 0.5  # of three folds each two thirds train and one third tests
+    t = 0.2 / error
     assert test.t_p == pytest.approx(1 - t / (t**2 + 2) ** 0.5)  # closed form for two degrees of freedom
     assert test.wilcoxon_p == pytest.approx(2 / 8)  # all of one sign: two of the eight ways to sign them
-    reach = 0.95 * (2 / 0.0975) ** 0.5 * 0.1 / 3**0.5
+    reach = 0.95 * (2 / 0.0975) ** 0.5 * error
     assert test.interval == pytest.approx((0.2 - reach, 0.2 + reach))
+    # The same three of ten folds: nine tenths train, so they share more and each tests on less.
+    of_ten = paired_test([0.8, 0.9, 1.0], [0.7, 0.7, 0.7], parts=10)
+    assert of_ten.t_p is not None
+    assert of_ten.t_p < (test.t_p or 0)
 
 
 def test_the_sign_of_a_difference_says_which_run_is_better_and_nothing_else_changes() -> None:

@@ -451,7 +451,7 @@ def test_who_has_many_uploads_waiting_sends_the_next_one_later(
     send({"b.jpg": portrait})
 
     status, answer = post(client, {"c.jpg": portrait})
-    assert (status, "not read yet" in answer["error"]) == (503, True)
+    assert (status, "not read yet" in answer["error"]) == (429, True)
     background.run(first.pk, services.read_in_background)
     assert post(client, {"c.jpg": portrait})[0] == 201
 

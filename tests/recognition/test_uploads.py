@@ -50,12 +50,13 @@ def png_claiming(width: int, height: int) -> bytes:
     return png(width, height, 8, 6, b"")
 
 
-def jpeg_of_scans(more: int, segments: int = 0) -> bytes:
-    """A progressive photo whose last scan stands there `more` times, and so many empty segments before it."""
+def jpeg_of_scans(more: int, segments: int = 0, between: bytes = b"") -> bytes:
+    """A progressive photo whose last scan stands there `more` times, each after `between`, and so many empty
+    segments before it."""
     photo = encoded(Image.new("RGB", (640, 480), "grey"), "JPEG", progressive=True)
     assert photo.count(b"\xff\xda") > 5
     last = photo[photo.rindex(b"\xff\xda") : -2]
-    return photo[:2] + b"\xff\xe9\x00\x02" * segments + photo[2:-2] + last * more + photo[-2:]
+    return photo[:2] + b"\xff\xe9\x00\x02" * segments + photo[2:-2] + (between + last) * more + photo[-2:]
 
 
 def one_bit_bomb() -> bytes:
@@ -277,7 +278,9 @@ def test_limits_are_the_callers() -> None:
 
 
 @pytest.mark.parametrize(
-    "photo", [jpeg_of_scans(10_000), jpeg_of_scans(0, 200_000)], ids=["scans", "segments"]
+    "photo",
+    [jpeg_of_scans(10_000), jpeg_of_scans(0, 200_000), jpeg_of_scans(10_000, between=b"\xff\x01")],
+    ids=["scans", "segments", "scans behind a marker without a length"],
 )
 def test_a_jpeg_of_endless_parts_is_refused_before_it_is_read(photo: bytes) -> None:
     with pytest.raises(PhotoError, match="more parts than any camera writes"):
