@@ -82,12 +82,18 @@ def go_back(active: Checkpoint) -> Checkpoint | None:
 
 
 def import_checkpoint(
-    paths: Sequence[Path], *, name: str = "", epoch: int | None = None, classes: Sequence[str] | None = None
+    paths: Sequence[Path],
+    *,
+    name: str = "",
+    epoch: int | None = None,
+    classes: Sequence[str] | None = None,
+    trained_on: Sequence[str] = (),
 ) -> Checkpoint:
     """Convert the old project's three networks (`ml.old_networks`) into a checkpoint with a row, not active.
 
-    paths, epoch and classes are as in `find_networks` and `convert`. The same files give the same row again.
-    Raises ServiceError where they do not fit.
+    paths, epoch and classes are as in `find_networks` and `convert`. trained_on: the kinds of the data sets
+    that they saw, where that is known: without, no folds can start from them. The same arguments give the
+    same row again. Raises ServiceError where they do not fit.
     """
     from ml.checkpoint import CheckpointError, save_checkpoint
     from ml.expressions import EXPRESSIONS
@@ -101,6 +107,7 @@ def import_checkpoint(
     facts = {
         "preset": "imported",
         "data": [],
+        **({"trained_before": sorted(set(trained_on))} if trained_on else {}),
         "seed": None,
         "git_revision": None,
         "metrics": {},

@@ -40,6 +40,7 @@ from ml.runtime import available_cores
 from training.models import MOST_LOSSES, Dataset, Fold, State, TrainingRun
 
 if TYPE_CHECKING:
+    from ml.checkpoint import Checkpoint as StartCheckpoint
     from ml.folds import Fold as FoldOfSamples
 
 QUEUE: Final = "training"
@@ -222,16 +223,14 @@ def start_sha256(config: TrainConfig) -> str:
     return sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
 
 
-def trained_before(config: TrainConfig) -> list[str]:
-    """The kinds of the data sets that the checkpoint was trained on which a run of `config` starts from.
-
-    Raises LaunchError where that is broken.
-    """
+def start_checkpoint(config: TrainConfig) -> "StartCheckpoint | None":
+    """What a run of `config` starts from; None for ImageNet's or random weights. Raises LaunchError where
+    that is broken."""
     from ml.checkpoint import CheckpointError, load_checkpoint
 
     path = start_file(config)
     try:
-        return sorted(load_checkpoint(path).trained_on) if path else []
+        return load_checkpoint(path) if path else None
     except CheckpointError as error:
         raise LaunchError(str(error)) from error
 
@@ -281,8 +280,8 @@ def _create_run(request: RunRequest) -> tuple[TrainingRun, bool]:
     if request.launch_key and (twin := TrainingRun.objects.filter(launch_key=request.launch_key).first()):
         return twin, False
     check_config(request.config)
-    before = trained_before(request.config)
-    numbers, fold_count, division = _check_folds(request, before)
+    start = start_checkpoint(request.config)
+    numbers, fold_count, division = _check_folds(request, start)
     run = TrainingRun(
         name=request.name or f"{request.dataset.name} {request.preset}",
         dataset=request.dataset,
@@ -295,7 +294,7 @@ def _create_run(request: RunRequest) -> tuple[TrainingRun, bool]:
         device=request.device,
         git_revision=git_revision() or "",
         start_sha256=start_sha256(request.config),
-        trained_before=before,
+        trained_before=sorted(start.trained_on) if start else [],
         folds_sha256=division,
         visdom=request.visdom,
         launched_by=request.launched_by,
@@ -314,10 +313,10 @@ def _create_run(request: RunRequest) -> tuple[TrainingRun, bool]:
     return run, True
 
 
-def _check_folds(request: RunRequest, before: Sequence[str]) -> tuple[list[int], int, str]:
+def _check_folds(request: RunRequest, start: "StartCheckpoint | None") -> tuple[list[int], int, str]:
     """The numbers of the folds to train, how many the set has, and `division_sha256`.
 
-    before: what the start was trained on. Raises where a fold cannot be trained.
+    Raises where a fold cannot be trained.
     """
     from ml.folds import refuse_leaks
 
@@ -338,8 +337,11 @@ def _check_folds(request: RunRequest, before: Sequence[str]) -> tuple[list[int],
             load_samples(request.dataset.kind, request.dataset.path, "train")
         if request.folds not in (None, (0,)):
             raise LaunchError("A set's own split has one fold, number 0.")
+        if start and start.metadata.get("protocol", "split") != "split":
+            _check_strangers(request.dataset.kind, start)
         return [0], 1, ""
-    _check_strangers(request.dataset.kind, before)
+    if start:
+        _check_strangers(request.dataset.kind, start)
     folds = folds_of(request.dataset, request.protocol, request.fold_count, request.seed)
     known = [fold.number for fold in folds]
     chosen = known if request.folds is None else sorted(set(request.folds))
@@ -353,13 +355,19 @@ def _check_folds(request: RunRequest, before: Sequence[str]) -> tuple[list[int],
     return chosen, len(folds), division_sha256(folds, request.dataset.path)
 
 
-def _check_strangers(kind: str, before: Sequence[str]) -> None:
-    """Refuse folds whose held-out faces the model that they start from may have been trained on."""
-    seen = {SAME_FACES.get(one, one) for one in before} - {"folders"}  # any set at all may lie in folders
+def _check_strangers(kind: str, start: "StartCheckpoint") -> None:
+    """Refuse held-out faces that the model which a run starts from may have been trained on."""
+    if "converted_from" in start.metadata and not start.trained_on:
+        raise LaunchError(
+            "The model that this run starts from was imported, and nobody said what it had been trained on: "
+            "import it anew with --trained-on KIND, for each set that it saw."
+        )
+    # Any set at all may lie in folders.
+    seen = {SAME_FACES.get(one, one) for one in start.trained_on} - {"folders"}
     if SAME_FACES.get(kind, kind) in seen:
         raise LaunchError(
-            f"The model that this run starts from was trained on {kind} faces itself: those that a fold "
-            "holds out would be no strangers to it. Start from imagenet, or from one that never saw them."
+            f"The model that this run starts from was trained on {kind} faces itself: those that "
+            "are held out would be no strangers to it. Start from imagenet, or from one that never saw them."
         )
 
 

@@ -1,5 +1,6 @@
 """Data sets, runs, and every change of a state; with a real broker where something is sent."""
 
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from django.utils import timezone
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
-from ml.checkpoint import save_checkpoint
+from ml.checkpoint import load_checkpoint, save_average, save_checkpoint
 from ml.config import TrainConfig
 from ml.datasets import DatasetError
 from ml.fmpn import FMPN
@@ -338,6 +339,49 @@ def test_folds_do_not_start_from_a_model_that_was_trained_on_the_same_set(
         with pytest.raises(LaunchError, match=f"was trained on {kind} faces itself"):
             services.create_run(replace(folds, dataset=dataset))
     assert services.create_run(folds).trained_before == ["ckplus", "folders", "kdef"]  # one's own folders
+
+
+def test_held_out_faces_are_refused_where_the_start_may_know_them(
+    request_: RunRequest, tmp_path: Path
+) -> None:
+    path = tmp_path / "start.safetensors"
+    config = replace(request_.config, start=str(path))
+    dataset = Dataset.objects.create(name="kdef", kind="kdef", folder=str(tmp_path), inspection={})
+    model, kdef = FMPN(config.model), {"data": [{"kind": "kdef"}]}
+    split = replace(request_, protocol="split", dataset=dataset, config=config)
+    save_checkpoint(path, model, config, {**kdef, "protocol": "made", "fold": 0})
+    with pytest.raises(LaunchError, match="was trained on kdef faces itself"):
+        services.create_run(split)
+    save_checkpoint(path, model, config, {**kdef, "protocol": "split"})
+    assert services.create_run(split).trained_before == ["kdef"]
+
+    folds = replace(request_, protocol="made", fold_count=2, config=config)
+    save_checkpoint(path, model, config, {"data": [], "converted_from": {}})
+    with pytest.raises(LaunchError, match="nobody said what it had been trained on"):
+        services.create_run(folds)
+    save_checkpoint(path, model, config, {"data": [], "converted_from": {}, "trained_before": ["mmi"]})
+    assert services.create_run(folds).trained_before == ["mmi"]
+
+
+def test_a_mean_of_two_models_knows_the_faces_of_both(request_: RunRequest, tmp_path: Path) -> None:
+    for kind in ("ckplus", "ferplus"):
+        start_file(tmp_path / kind, request_.config, kind)
+    first, second = (load_checkpoint(tmp_path / kind) for kind in ("ckplus", "ferplus"))
+    save_average(tmp_path / "mean", first, second, 0.5)
+    assert load_checkpoint(tmp_path / "mean").trained_on == {"ckplus", "ferplus"}
+
+
+def test_a_finished_run_is_another_where_the_set_has_changed(
+    request_: RunRequest, faces: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "faces"
+    shutil.copytree(faces, folder)
+    dataset = Dataset.objects.create(name="changing", kind="folders", folder=str(folder))
+    folds = replace(request_, dataset=dataset, protocol="made", fold_count=2)
+    run = services.create_run(folds)
+    assert services.find_unfinished(folds) == run
+    next(folder.rglob("*.png")).unlink()
+    assert services.find_unfinished(folds) is None
 
 
 # States -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from ml.datasets import KINDS
 from training import checkpoints
 from training.management.arguments import ready_database
 
@@ -29,12 +30,30 @@ class Command(BaseCommand):
             help="what the classifier's outputs mean, in their order; known for 7 (CK+, JAFFE) and 6 (MMI)",
         )
 
+        parser.add_argument(
+            "--trained-on",
+            action="append",
+            default=[],
+            choices=KINDS,
+            help="a kind of data set that they saw, again for each: folds of it will not start from them, "
+            "and no folds at all where nothing is said",
+        )
+
     def handle(
-        self, *, paths: list[Path], epoch: int | None, name: str, classes: list[str] | None, **_: Any
+        self,
+        *,
+        paths: list[Path],
+        epoch: int | None,
+        name: str,
+        classes: list[str] | None,
+        trained_on: list[str],
+        **_: Any,
     ) -> None:
         ready_database()
         try:
-            checkpoint = checkpoints.import_checkpoint(paths, name=name, epoch=epoch, classes=classes)
+            checkpoint = checkpoints.import_checkpoint(
+                paths, name=name, epoch=epoch, classes=classes, trained_on=trained_on
+            )
         except checkpoints.ServiceError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"Imported as {checkpoint}: {checkpoint.path}")
