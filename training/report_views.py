@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec
+from urllib.parse import urlencode
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
@@ -35,11 +36,12 @@ from training.reports import (
     settings_of,
     three_digits,
     write_csv,
+    write_pairs,
 )
 
 MOST_COMPARED: Final = 8  # every two of them are tested
 OFFERED: Final = 50  # the latest runs, to choose from
-PICTURES: Final = {"svg": "image/svg+xml", "png": "image/png"}
+PICTURES: Final = {"svg": "image/svg+xml", "pdf": "application/pdf", "png": "image/png"}
 THEMES: Final = ("light", "dark")
 TEST_HEADER: Final = ["", "difference", "95 % interval", "paired t, p", "Wilcoxon, p"]
 
@@ -53,6 +55,7 @@ def report_urls(wrap: Callable[[AnyView], AnyView]) -> list[URLPattern]:
     name = "training_trainingrun_{}".format
     return [
         path("compare/", wrap(compare), name=name("compare")),
+        path("compare.csv", wrap(compare_csv), name=name("compare_csv")),
         path("<int:run_id>/report/", wrap(report), name=name("report")),
         path("<int:run_id>/report.json", wrap(report_json), name=name("report_json")),
         path("<int:run_id>/report.csv", wrap(report_csv), name=name("report_csv")),
@@ -147,10 +150,7 @@ def curves(request: HttpRequest, run_id: int, panel: str, form: str) -> HttpResp
 @for_viewers
 def compare(request: HttpRequest) -> HttpResponse:
     """?run=1&run=2: runs side by side; without them, a list to choose from."""
-    asked = [text for text in request.GET.getlist("run") if re.fullmatch(r"[0-9]{1,18}", text)]
-    numbers = list(dict.fromkeys(map(int, asked)))
-    found = TrainingRun.objects.select_related("dataset").in_bulk(numbers)
-    runs = [found[number] for number in numbers if number in found]
+    numbers, runs = _asked(request)
     problem = ""
     if len(runs) < len(numbers) or len(runs) > MOST_COMPARED:
         problem = (
@@ -175,8 +175,28 @@ def compare(request: HttpRequest) -> HttpResponse:
         pairs=[_pair(pair) for pair in comparison.pairs] if comparison else [],
         settings=_settings_table(comparison) if comparison else [],
         chosen=[run.pk for run in runs],
+        csv=f"{reverse('admin:training_trainingrun_compare_csv')}?{urlencode([('run', r.pk) for r in runs])}",
         offered=[*latest, *(run for run in runs if run not in latest)],
     )
+
+
+@for_viewers
+def compare_csv(request: HttpRequest) -> HttpResponse:
+    """The differences of every two of the runs ?run=1&run=2, fold by fold tested, a line a measure."""
+    _, runs = _asked(request)
+    if not 1 < len(runs) <= MOST_COMPARED:
+        raise Http404(f"From two to {MOST_COMPARED} runs are compared.")
+    response = HttpResponse(content_type="text/csv; charset=utf-8")
+    write_pairs(compare_runs(runs).pairs, response)
+    return _download(response, f"compare-{'-'.join(str(run.pk) for run in runs)}.csv")
+
+
+def _asked(request: HttpRequest) -> tuple[list[int], list[TrainingRun]]:
+    """The numbers that are asked for, and those of these runs that there are."""
+    asked = [text for text in request.GET.getlist("run") if re.fullmatch(r"[0-9]{1,18}", text)]
+    numbers = list(dict.fromkeys(map(int, asked)))
+    found = TrainingRun.objects.select_related("dataset").in_bulk(numbers)
+    return numbers, [found[number] for number in numbers if number in found]
 
 
 def _page(request: HttpRequest, name: str, title: str, **context: object) -> HttpResponse:
@@ -193,7 +213,7 @@ def _picture(request: HttpRequest, form: str, draw: Callable[[str, str], bytes])
     """?theme=dark for a dark page."""
     theme = request.GET.get("theme", "light")
     if form not in PICTURES or theme not in THEMES:
-        raise Http404("Pictures are there as svg and png, for a light and a dark theme.")
+        raise Http404("Pictures are there as svg, pdf and png, for a light and a dark theme.")
     return HttpResponse(draw(form, theme), content_type=PICTURES[form])
 
 

@@ -392,6 +392,20 @@ def write_csv(report: RunReport, table: str, stream: Writable) -> None:
     writer.writerows(_csv_rows(report, table))
 
 
+def write_pairs(pairs: Sequence[Pair], stream: Writable) -> None:
+    """Write what every two runs differ by, a line a measure, with a header."""
+    writer = csv.writer(stream)
+    columns = [field.name for field in fields(PairedTest)]
+    writer.writerow(("first", "second", "measure", *columns[:3], "low", "high", *columns[4:], "note"))
+    for pair in pairs:
+        for measure, test in pair.tests.items():
+            values = [getattr(test, name) for name in columns]
+            values[3:4] = test.interval or (None, None)
+            writer.writerow((pair.first.title, pair.second.title, measure, *values, pair.note))
+        if not pair.tests:
+            writer.writerow((pair.first.title, pair.second.title, *[""] * (len(columns) + 2), pair.note))
+
+
 def _csv_rows(report: RunReport, table: str) -> Iterable[Sequence[object]]:
     if table == "summary":
         yield ("measure", "folds", "mean", "deviation", "low", "high")

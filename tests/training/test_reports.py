@@ -386,6 +386,13 @@ def pictures(run: TrainingRun, form: str) -> list[str]:
     ]
 
 
+def test_pictures_are_pdf_for_a_paper(viewer: Client, run: TrainingRun) -> None:
+    for picture in pictures(run, "pdf"):
+        response = viewer.get(picture)
+        assert response.headers["Content-Type"] == "application/pdf"
+        assert response.content.startswith(b"%PDF-")
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_pictures_are_svg_and_png_on_the_papers_of_both_themes(
     viewer: Client, run: TrainingRun, theme: str
@@ -410,7 +417,7 @@ def test_other_pictures_are_not_found(viewer: Client, run: TrainingRun) -> None:
     base = address("report", run.pk).removesuffix("report/")
 
     assert viewer.get(base + "confusion.svg").status_code == 200
-    for other in ("confusion.pdf", "confusion.svg?theme=pink", "curves/no-such.svg", "curves/accuracy.gif"):
+    for other in ("confusion.gif", "confusion.svg?theme=pink", "curves/no-such.svg", "curves/accuracy.gif"):
         assert viewer.get(base + other).status_code == 404
 
 
@@ -437,6 +444,29 @@ def test_runs_on_the_same_folds_are_tested_in_pairs(
     assert "In accuracy, the interval holds zero" in html
     assert "Folds in common: 0, 1, 2." in html
     assert "Bonferroni" not in html
+
+
+def test_the_tests_of_a_comparison_are_there_as_a_table(
+    viewer: Client, run: TrainingRun, make_run: MakeRun
+) -> None:
+    worse, other = make_run(WRONG, name="worse"), make_run(WRONG, seed=1)
+    numbers = [run.pk, worse.pk, other.pk]
+
+    response = viewer.get(address("compare_csv"), {"run": numbers})
+
+    name = f"compare-{run.pk}-{worse.pk}-{other.pk}.csv"
+    assert response["Content-Disposition"] == f'attachment; filename="{name}"'
+    table = list(csv.DictReader(io.StringIO(response.content.decode())))
+    pairs = compare_runs([run, worse, other]).pairs
+    tested = [(pair, measure) for pair in pairs for measure in pair.tests or [""]]
+    assert len(table) == len(tested)
+    for row, (pair, measure) in zip(table, tested, strict=True):
+        assert (row["first"], row["measure"], row["note"]) == (pair.first.title, measure, pair.note)
+        if measure:
+            assert float(row["difference"]) == pair.tests[measure].difference
+            assert int(row["folds"]) == 3
+    assert f"{address('compare_csv')}?run={run.pk}&amp;run={worse.pk}" in comparison(viewer, run, worse)
+    assert viewer.get(address("compare_csv"), {"run": [run.pk]}).status_code == 404
 
 
 def test_the_better_run_is_named_where_the_interval_leaves_zero_out(
