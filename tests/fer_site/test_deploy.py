@@ -402,13 +402,15 @@ def test_an_upload_that_is_too_large_is_refused_before_it_is_sent(server: Server
 def test_who_guesses_passwords_or_makes_many_accounts_is_stopped(server: Server, path: str) -> None:
     # Each of these addresses is a network's, as anybody has one with IPv6: the network is counted.
     network = f"2001:db8:0:{len(path)}:"
-    statuses = [
-        Browser(server).ask("POST", path, b"", **{ADDRESS: f"{network}{host}"})[0].status
+    answers = [
+        Browser(server).ask("POST", path, b"", **{ADDRESS: f"{network}{host}"})
         for host in (":1", ":2", "a::", "1:2:3:4", ":5", ":6", ":7", ":8", ":9")
     ]
 
-    assert statuses[0] == 403
-    assert statuses[-1] == 429
+    assert answers[0][0].status == 403
+    refused, sentence = answers[-1]
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "6")
+    assert b"Try again in six seconds" in sentence
     for neighbour in (f"2001:db8:1:{len(path)}::1", f"192.0.2.{len(path)}"):
         assert Browser(server).ask("POST", path, b"", **{ADDRESS: neighbour})[0].status == 403
 
