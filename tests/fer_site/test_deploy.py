@@ -815,10 +815,15 @@ def test_the_containers_run_the_commands_of_the_units_with_settings_that_exist()
     for name in ("web", *SERVICES[1:], "prepare"):
         assert set(services[name]["environment"]) <= known | {"PROMETHEUS_MULTIPROC_DIR", "MALLOC_ARENA_MAX"}
         assert services[name]["env_file"] == "env"
-    assert set(compose("compose.cuda.yaml")["services"]) <= set(services)
+    for name in ("compose.cuda.yaml", "compose.data.yaml"):
+        assert set(compose(name)["services"]) <= set(services)
+    (mount,) = compose("compose.data.yaml")["services"]["training"]["volumes"]
+    assert mount.endswith(f":{services['training']['environment']['FER_VAR_DIR']}/data:ro")
     files = [volume for service in services.values() for volume in service.get("volumes", [])]
     for volume in files:
-        if volume.startswith("./"):
+        if isinstance(volume, dict):  # which the reader makes, as docs/deploy.md says
+            assert f"> deploy/{Path(volume['source']).name}" in (ROOT / "docs" / "deploy.md").read_text()
+        elif volume.startswith("./"):
             assert (DEPLOY / volume.split(":")[0]).is_file(), volume
 
 
