@@ -290,7 +290,7 @@ def test_people_named_for_plain_folders_are_kept_apart(tmp_path: Path) -> None:
     with pytest.raises(LeakError, match=r"1 person \(person 0\) on both sides"):
         refuse_leaks([split_fold("folders", tmp_path)])
     folds = make_folds(load_samples("folders", tmp_path, "all"), 3, seed=0)
-    assert sorted(who for fold in folds for who in subjects(fold.test)) == [
+    assert sorted(str(who) for fold in folds for who in subjects(fold.test)) == [
         "person 0",
         "person 1",
         "person 2",
