@@ -1,5 +1,5 @@
 #!/bin/sh
-# Puts a backup in the place of what is there: deploy/restore.sh FILE
+# Puts a backup in the place of what is there: runuser -u fmpn-fer -- deploy/restore.sh FILE
 #
 # Stop the site first (systemctl stop fmpn-fer.target 'fmpn-fer-*.service'). Photos, runs and checkpoints that
 # lie there are moved aside, not deleted; the database's tables are replaced.
@@ -9,6 +9,13 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 . "$here/deploy/settings.sh"
 
 backup=$(realpath "${1:?"Say what: deploy/restore.sh FILE"}")
+
+# root's files would be closed to the site, and PostgreSQL knows the system's user, not root, by its socket.
+owner=$(stat --format=%U "$var" 2> /dev/null || echo fmpn-fer)
+if [ "$(id -u)" = 0 ] && [ "$owner" != root ]; then
+  echo "Run it as the site's user: runuser -u $owner -- deploy/restore.sh $backup" >&2
+  exit 1
+fi
 
 mkdir -p "$var"
 work=$(mktemp -d "$var/.restore-XXXXXX")

@@ -3,7 +3,7 @@
 #
 # VERSION is a tag, a branch or a commit; without one it is the newest of the branch that is checked out. A
 # backup comes first; then the site stops, is brought up to date and starts again. Where anything fails after
-# that, it says how to go back.
+# that, it prints the lines that lead back.
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 cd "$here"
@@ -13,6 +13,9 @@ before=$(git rev-parse HEAD)
 
 echo "Backup ..."
 systemctl start fmpn-fer-backup.service
+# The way back needs this very file: whoever tries again makes newer ones, of the new tables.
+backup=$(find /var/lib/fmpn-fer-backups -maxdepth 1 -name 'fmpn-fer-*.tar.gz' | sort | tail -n 1)
+[ -n "$backup" ] || { echo "/var/lib/fmpn-fer-backups holds no backup." >&2; exit 1; }
 
 echo "Fetching ..."
 git fetch --quiet --tags
@@ -26,11 +29,23 @@ fi
 # The old processes must meet neither the new code nor the new tables. What waits in the queues waits on.
 echo "Stopping ..."
 systemctl stop fmpn-fer.target 'fmpn-fer-*.service' # for the target alone it would not wait
-again() {
-  echo "Not finished. Back to the old version: deploy/upgrade.sh $before" >&2
-  echo "and, where its tables are older, deploy/restore.sh with the backup made just now." >&2
+tables=old
+back() {
+  cat >&2 << LINES
+Not finished. These lines lead back to the version before, and another upgrade prints others:
+
+    cd $here
+    systemctl stop fmpn-fer.target 'fmpn-fer-*.service'
+    git checkout --quiet $before
+    FER_ENV_FILE=$FER_ENV_FILE python3 install.py
+    cp -r deploy/systemd/fmpn-fer* /etc/systemd/system/
+    systemctl daemon-reload
+LINES
+  # Where the tables are as they were, restoring would only lose what came since the backup.
+  [ $tables = old ] || echo "    runuser -u fmpn-fer -- deploy/restore.sh $backup" >&2
+  echo "    systemctl start fmpn-fer.target" >&2
 }
-trap 'again' EXIT
+trap 'back' EXIT
 
 echo "Installing ..."
 if [ -n "${1:-}" ]; then
@@ -45,6 +60,7 @@ cp -r deploy/systemd/fmpn-fer-.service.d /etc/systemd/system/
 systemctl daemon-reload
 
 echo "Starting ..."
+tables=new
 deploy/manage.sh migrate --verbosity 0
 deploy/manage.sh check --deploy --fail-level WARNING
 systemctl start fmpn-fer.target

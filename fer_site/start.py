@@ -436,7 +436,7 @@ def welcome(port: int) -> None:
     if password:
         say(f"Its admin pages:  http://{local_host()}:{port}/admin/")
         say(f"    user admin, password {password}")
-        say("    (shown this once; `python manage.py changepassword admin` sets another)")
+        say(f"    (shown this once; `{sys.executable} manage.py changepassword admin` sets another)")
     say("Ctrl-C stops it.\n")
 
 

@@ -1,7 +1,7 @@
 """How a data set's crops are framed, and bringing them to our own framing."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml.alignment import find_in_crop, frame_crop
+from ml.alignment import align_face, find_in_crop
 from ml.datasets import DatasetError
 from ml.datasets.images import SUFFIXES, decode
-from ml.datasets.samples import is_visible
-from ml.faces import FaceDetector
+from ml.datasets.samples import SPLITS, is_visible
+from ml.faces import LANDMARKS, FaceDetector
 
 WORKERS: Final = 2
 FALLBACK_SAMPLE: Final = 500
+SHOWN: Final = 5  # how many names a sentence gives before it says "…"
 
 Progress = Callable[[int, int], None]
 
@@ -51,6 +52,44 @@ class Framing:
         return (self.centre + mirrored) / 2
 
 
+@dataclass(frozen=True)
+class PassedOver:
+    """What a folder holds beside the pictures that are read from it; its text is sentences for a person.
+
+    endings: how many files of each ending are none that is read. misplaced: pictures in no class folder.
+    """
+
+    endings: Mapping[str, int]
+    misplaced: tuple[str, ...]
+
+    def __str__(self) -> str:
+        sentences = []
+        if self.endings:
+            counts = ", ".join(f"{n} {end or 'without an ending'}" for end, n in sorted(self.endings.items()))
+            sentences.append(
+                f"Passed over by their endings: {counts}. Save photos among them as JPEG or PNG and start"
+                " again (an iPhone takes JPEG with Settings, Camera, Formats, Most Compatible)."
+            )
+        if self.misplaced:
+            count = f"{len(self.misplaced)} picture{'s' if len(self.misplaced) > 1 else ''}"
+            sentences.append(f"Passed over, in no class folder: {count} ({shown(self.misplaced)}).")
+        return " ".join(sentences)
+
+
+@dataclass(frozen=True)
+class Framed:
+    """What became of a folder: how many pictures were written, and those of them without a face found."""
+
+    total: int
+    without_face: tuple[str, ...]
+    passed_over: PassedOver
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first few names, for a sentence."""
+    return ", ".join((*names[:SHOWN], "…") if len(names) > SHOWN else names)
+
+
 def measure_framing(
     paths: Sequence[Path], detector: FaceDetector, on_progress: Progress | None = None
 ) -> Framing:
@@ -80,37 +119,65 @@ def frame_folder(
     colour: bool,
     excluded: Collection[str] = (),
     on_progress: Progress | None = None,
-) -> int:
-    """Bring a folder of class folders of face crops to our framing, in the same layout; return how many.
+) -> Framed:
+    """Bring a folder of face crops to our framing, in the same layout: class/file, or split/class/file.
 
+    A folder is read as train/class/file where it has a folder train, valid or test, as `read_folders` does.
     Pictures become PNG of `size` pixels a side, in grey without `colour`. `excluded` names pictures to leave
-    out, by class folder and file ("happy/12.jpg"). Where no face is found, it is taken to be where it is in
-    the set's other crops. Raises DatasetError for a missing folder, an unreadable picture, an empty set,
-    or two pictures of one class whose names differ in the ending alone.
+    out, by class folder and file ("happy/12.jpg"), in every split. Where no face is found, it is taken to be
+    where it is in the set's other crops. Raises DatasetError for a missing folder, an unreadable picture, a
+    folder without any picture to read, or two pictures of one class whose names differ in the ending alone.
     """
     if not source.is_dir():
         raise DatasetError(f"There is no folder {source}.")
-    paths = [p for p in sorted(source.glob("*/*")) if p.suffix.lower() in SUFFIXES and is_visible(p)]
-    paths = [path for path in paths if f"{path.parent.name}/{path.name}" not in excluded]
+    found, passed_over = _look_through(source)
+    paths = [path for path in found if f"{path.parent.name}/{path.name}" not in excluded]
     if not paths:
-        raise DatasetError(f"{source} holds no folder with pictures.")
-    targets = {path: output / path.parent.name / f"{path.stem}.png" for path in paths}
+        looked_for = "CLASS/FILE, or train/CLASS/FILE beside valid and test"
+        raise DatasetError(
+            f"{source} holds no class folder with pictures ({looked_for}). {passed_over}".strip()
+        )
+    targets = {path: output / path.relative_to(source).with_suffix(".png") for path in paths}
     for target, count in Counter(targets.values()).items():
         if count > 1:
             raise DatasetError(f"{count} pictures would become {target}: rename one of them.")
     usual = measure_framing(paths[:: max(1, len(paths) // FALLBACK_SAMPLE)], detector).centre
 
-    def frame(path: Path) -> None:
-        crop = Image.fromarray(frame_crop(_read(path), detector, size, usual))
+    def frame(path: Path) -> bool:
+        image = _read(path)
+        points = find_in_crop(image, detector)
+        height, width = image.shape[:2]
+        placed = (usual if points is None else points) * (width, height) - 0.5  # to the centres of pixels
+        landmarks = {name: (float(x), float(y)) for name, (x, y) in zip(LANDMARKS, placed, strict=True)}
+        crop = Image.fromarray(align_face(image, landmarks, size))
         target = targets[path]
         target.parent.mkdir(parents=True, exist_ok=True)
         (crop if colour else crop.convert("L")).save(target)
+        return points is not None
 
+    without_face = []
     with ThreadPoolExecutor(WORKERS) as pool:
-        for done, _ in enumerate(pool.map(frame, paths), start=1):
+        for done, has_face in enumerate(pool.map(frame, paths), start=1):
+            if not has_face:
+                without_face.append(paths[done - 1].relative_to(source).as_posix())
             if on_progress:
                 on_progress(done, len(paths))
-    return len(paths)
+    return Framed(len(paths), tuple(without_face), passed_over)
+
+
+def _look_through(source: Path) -> tuple[list[Path], PassedOver]:
+    """The pictures in the class folders, and what else there is; what is hidden counts for nothing."""
+    tops = [source / part for part in SPLITS if (source / part).is_dir()] or [source]
+    classes = [folder for top in tops for folder in sorted(top.iterdir()) if folder.is_dir()]
+    inside = [path for folder in classes if is_visible(folder) for path in sorted(folder.iterdir())]
+    inside = [path for path in inside if path.is_file() and is_visible(path)]
+    known = set(inside)
+    rest = [path.relative_to(source) for path in sorted(source.rglob("*")) if path not in known]
+    elsewhere = [path for path in rest if (source / path).is_file() and "/." not in f"/{path.as_posix()}"]
+    others = [path for path in (*inside, *elsewhere) if path.suffix.lower() not in SUFFIXES]
+    misplaced = tuple(path.as_posix() for path in elsewhere if path.suffix.lower() in SUFFIXES)
+    found = [path for path in inside if path.suffix.lower() in SUFFIXES]
+    return found, PassedOver(Counter(path.suffix.lower() for path in others), misplaced)
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

@@ -402,13 +402,15 @@ def test_an_upload_that_is_too_large_is_refused_before_it_is_sent(server: Server
 def test_who_guesses_passwords_or_makes_many_accounts_is_stopped(server: Server, path: str) -> None:
     # Each of these addresses is a network's, as anybody has one with IPv6: the network is counted.
     network = f"2001:db8:0:{len(path)}:"
-    statuses = [
-        Browser(server).ask("POST", path, b"", **{ADDRESS: f"{network}{host}"})[0].status
+    answers = [
+        Browser(server).ask("POST", path, b"", **{ADDRESS: f"{network}{host}"})
         for host in (":1", ":2", "a::", "1:2:3:4", ":5", ":6", ":7", ":8", ":9")
     ]
 
-    assert statuses[0] == 403
-    assert statuses[-1] == 429
+    assert answers[0][0].status == 403
+    refused, sentence = answers[-1]
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "6")
+    assert b"Try again in six seconds" in sentence
     for neighbour in (f"2001:db8:1:{len(path)}::1", f"192.0.2.{len(path)}"):
         assert Browser(server).ask("POST", path, b"", **{ADDRESS: neighbour})[0].status == 403
 
@@ -608,6 +610,103 @@ for one in Analysis.objects.order_by("kind"):
     assert told.splitlines() == [f"{kind} failed {UPLOAD_IS_GONE}" for kind in ("batch", "video")]
 
 
+def test_a_failed_upgrade_prints_the_lines_that_lead_back_to_its_own_backup(tmp_path: Path) -> None:
+    """On a repository of two versions, with systemd, the installer and manage.py played by small scripts."""
+    called, backups, units = tmp_path / "called", tmp_path / "backups", tmp_path / "units"
+    stubs, origin, site = tmp_path / "stubs", tmp_path / "origin", tmp_path / "site"
+    for folder in (backups, units, stubs, origin / "deploy" / "systemd" / "fmpn-fer-.service.d"):
+        folder.mkdir(parents=True)
+
+    def script(path: Path, *lines: str) -> None:
+        path.write_text("\n".join(("#!/bin/sh", f'echo "$(basename "$0") $*" >> {called}', *lines, "")))
+        path.chmod(0o700)
+
+    script(
+        stubs / "systemctl",
+        f'if [ "$*" = "start fmpn-fer-backup.service" ]; then n=$(ls {backups} | wc -l)',
+        f"touch {backups}/fmpn-fer-2026-01-0$((n + 1))T033000Z.tar.gz; fi",
+    )
+    script(stubs / "runuser", 'shift 3; exec "$@"')
+    script(stubs / "python3")
+    here = {"/var/lib/fmpn-fer-backups": backups, "/etc/systemd/system": units}
+
+    def placed(text: str) -> str:
+        for there, path in here.items():
+            text = text.replace(there, str(path))
+        return text
+
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        return subprocess.check_output(["git", *who, "-C", str(origin), *arguments], text=True).strip()
+
+    def commit(*of_manage: str) -> str:
+        script(origin / "deploy" / "manage.sh", *of_manage)
+        git("add", ".")
+        git("commit", "--quiet", "--message", "another version")
+        return git("rev-parse", "HEAD")
+
+    for name in ("fmpn-fer-web.service", "fmpn-fer-backup.timer", "fmpn-fer.target"):
+        (origin / "deploy" / "systemd" / name).touch()
+    (origin / "deploy" / "systemd" / "fmpn-fer-.service.d" / "common.conf").touch()
+    script(origin / "deploy" / "restore.sh")
+    (origin / "deploy" / "upgrade.sh").write_text(placed((DEPLOY / "upgrade.sh").read_text()))
+    git("init", "--quiet", "--initial-branch=main")
+    before = commit()
+    subprocess.run(["git", "clone", "--quiet", str(origin), str(site)], check=True)
+    commit('[ "$1" != migrate ]')
+    environment = {"PATH": f"{stubs}:{os.environ['PATH']}", "FER_ENV_FILE": "/dev/null"}
+
+    def upgrade() -> str:
+        done = subprocess.run(
+            ["sh", site / "deploy" / "upgrade.sh"], env=environment, cwd="/", capture_output=True, text=True
+        )
+        assert done.returncode != 0
+        return done.stderr
+
+    lines = [line for line in upgrade().splitlines() if line.startswith("    ")]
+    upgrade()  # somebody tries again: the newest backup is now one of the new tables
+    called.unlink()
+    subprocess.run(["sh", "-eu", "-c", placed("\n".join(lines))], env=environment, cwd="/", check=True)
+
+    assert called.read_text().splitlines() == [
+        "systemctl stop fmpn-fer.target fmpn-fer-*.service",
+        "python3 install.py",
+        "systemctl daemon-reload",
+        f"runuser -u fmpn-fer -- deploy/restore.sh {backups}/fmpn-fer-2026-01-01T033000Z.tar.gz",
+        f"restore.sh {backups}/fmpn-fer-2026-01-01T033000Z.tar.gz",
+        "systemctl start fmpn-fer.target",
+    ]
+    head = subprocess.check_output(["git", "-C", str(site), "rev-parse", "HEAD"], text=True).strip()
+    assert head == before
+    assert (units / "fmpn-fer-.service.d" / "common.conf").is_file()
+
+    script(stubs / "python3", "exit 1")  # the packages are not to be had: the tables stay as they are
+    subprocess.run(["git", "-C", str(site), "checkout", "--quiet", "main"], check=True)
+    lines = upgrade().splitlines()
+    assert not any("restore.sh" in line for line in lines)
+    assert lines[-1] == "    systemctl start fmpn-fer.target"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root may be told to step back")
+def test_root_does_not_restore_a_site_of_another_user(tmp_path: Path) -> None:
+    server = Server(tmp_path, {"FER_VAR_DIR": str(tmp_path / "var")})
+    server.write_env_file()
+    (tmp_path / "var").mkdir()
+    shutil.chown(tmp_path / "var", "nobody")
+    command = [str(DEPLOY / "restore.sh"), str(tmp_path / "backup.tar.gz")]
+
+    done = subprocess.run(
+        command,
+        env=server.environment() | {"FER_ENV_FILE": str(server.env_file)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 1
+    assert f"runuser -u nobody -- deploy/restore.sh {tmp_path}/backup.tar.gz" in done.stderr
+    assert not list((tmp_path / "var").iterdir())
+
+
 # What is read and not run ----------------------------------------------------------------------------------
 
 
@@ -716,10 +815,15 @@ def test_the_containers_run_the_commands_of_the_units_with_settings_that_exist()
     for name in ("web", *SERVICES[1:], "prepare"):
         assert set(services[name]["environment"]) <= known | {"PROMETHEUS_MULTIPROC_DIR", "MALLOC_ARENA_MAX"}
         assert services[name]["env_file"] == "env"
-    assert set(compose("compose.cuda.yaml")["services"]) <= set(services)
+    for name in ("compose.cuda.yaml", "compose.data.yaml"):
+        assert set(compose(name)["services"]) <= set(services)
+    (mount,) = compose("compose.data.yaml")["services"]["training"]["volumes"]
+    assert mount.endswith(f":{services['training']['environment']['FER_VAR_DIR']}/data:ro")
     files = [volume for service in services.values() for volume in service.get("volumes", [])]
     for volume in files:
-        if volume.startswith("./"):
+        if isinstance(volume, dict):  # which the reader makes, as docs/deploy.md says
+            assert f"> deploy/{Path(volume['source']).name}" in (ROOT / "docs" / "deploy.md").read_text()
+        elif volume.startswith("./"):
             assert (DEPLOY / volume.split(":")[0]).is_file(), volume
 
 

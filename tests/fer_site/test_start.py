@@ -198,6 +198,7 @@ def test_a_second_start_keeps_key_and_admin(start: Callable[..., Site], tmp_path
     second = start().until_it_answers()
 
     assert first.password
+    assert f"`{sys.executable} manage.py changepassword admin`" in first.output
     assert not second.password
     assert (tmp_path / ".env").read_text() == key
 

@@ -268,6 +268,59 @@ def test_the_division_does_not_depend_on_where_the_set_lies(tmp_path: Path) -> N
     assert names(here) == names(there)
 
 
+def test_a_table_tells_who_is_on_the_pictures_of_plain_folders(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        save_picture(tmp_path / "fear" / f"{name}.png")
+    (tmp_path / "subjects.csv").write_text('path,person\nfear/a.png, Anna \n\n"fear/b.png","Bo, ""B"""\n')
+    found = load_samples("folders", tmp_path, "all")
+    assert [sample.subject for sample in found] == ["Anna", 'Bo, "B"', None]
+
+
+def test_a_table_of_people_needs_no_header_and_serves_split_folders(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        save_picture(tmp_path / split / "sad" / "a.png")
+    (tmp_path / "subjects.csv").write_bytes(b"\xef\xbb\xbftrain/sad/a.png,1\r\ntest/sad/a.png,2\r\n")
+    for split, person in (("train", "1"), ("test", "2")):
+        assert [sample.subject for sample in load_samples("folders", tmp_path, split)] == [person]
+
+
+def test_people_of_plain_folders_are_divided_and_the_pictures_of_nobody_by_class(tmp_path: Path) -> None:
+    lines = []
+    for person in range(10):
+        for expression in ("fear", "happy"):
+            save_picture(tmp_path / expression / f"{person}.png")
+            save_picture(tmp_path / expression / f"nobody{person}.png")
+            lines.append(f"{expression}/{person}.png,person {person}")
+    (tmp_path / "subjects.csv").write_text("\n".join(lines))
+    parts = {split: load_samples("folders", tmp_path, split) for split in SPLITS}
+    people = {split: {sample.subject for sample in part} - {None} for split, part in parts.items()}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 32, "valid": 4, "test": 4}
+    assert {split: len(of_part) for split, of_part in people.items()} == {"train": 8, "valid": 1, "test": 1}
+    assert len(set().union(*people.values())) == 10
+    assert sum(sample.subject is None for sample in parts["test"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("fear/a.png;Anna", r"^Line 2 of .*subjects\.csv is not a path and a person"),
+        ("fear/b.png,Anna,Bo", "^Line 2 of .* is not a path and a person"),
+        ("fear/b.png, ", "^Line 2 of .* is not a path and a person"),
+        ("fear/../fear/b.png,Anna", "^Line 2 of .* is no picture of the set: paths are as happiness/a.jpg"),
+        ("fear/a.png,Bo", "^Line 2 of .* names 'fear/a.png', which a line above names already"),
+        ('fear/b.png,"Anna', "is no table of comma-separated values in UTF-8, after line 2"),
+        ("fear/b.png,\udcff", "is no table of comma-separated values in UTF-8"),
+    ],
+)
+def test_a_table_of_people_that_cannot_be_used_is_refused(line: str, reason: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_picture(tmp_path / "fear" / f"{name}.png")
+    text = f"fear/a.png,Anna\n{line}\n"
+    (tmp_path / "subjects.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DatasetError, match=reason):
+        load_samples("folders", tmp_path, "train")
+
+
 # --- sets that name their people
 
 

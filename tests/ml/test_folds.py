@@ -292,6 +292,24 @@ def test_a_set_that_is_broken_is_not_taken_for_one_without_a_validation_split(tm
 # --- leaks
 
 
+def test_people_named_for_plain_folders_are_kept_apart(tmp_path: Path) -> None:
+    lines = []
+    for number in range(8):
+        path = Path("train" if number < 6 else "valid") / ("happy", "sad")[number % 2] / f"{number}.png"
+        draw(tmp_path / path, number)
+        lines.append(f"{path.as_posix()},person {number // 2 % 3}")
+    (tmp_path / "subjects.csv").write_text("\n".join(lines))
+    with pytest.raises(LeakError, match=r"1 person \(person 0\) on both sides"):
+        refuse_leaks([split_fold("folders", tmp_path)])
+    folds = make_folds(load_samples("folders", tmp_path, "all"), 3, seed=0)
+    assert sorted(str(who) for fold in folds for who in subjects(fold.test)) == [
+        "person 0",
+        "person 1",
+        "person 2",
+    ]
+    assert not find_leaks(folds)
+
+
 def test_the_same_file_and_the_same_pixels_leak(tmp_path: Path) -> None:
     face = draw(tmp_path / "face.png", 1)
     other = draw(tmp_path / "other.png", 2)

@@ -51,7 +51,7 @@ def test_a_folder_is_framed_class_by_class_without_the_excluded(tmp_path: Path) 
     for name in ("happy", "sad"):
         crops(tmp_path / "in" / name, [40, 80, 120])
     told: list[tuple[int, int]] = []
-    count = frame_folder(
+    framed = frame_folder(
         tmp_path / "in",
         tmp_path / "out",
         ByBrightness(),
@@ -60,7 +60,7 @@ def test_a_folder_is_framed_class_by_class_without_the_excluded(tmp_path: Path) 
         excluded={"sad/1.png"},
         on_progress=lambda done, total: told.append((done, total)),
     )
-    assert count == 5
+    assert (framed.total, framed.without_face, str(framed.passed_over)) == (5, (), "")
     assert told[-1] == (5, 5)
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").glob("*/*"))
     assert written == ["happy/0.png", "happy/1.png", "happy/2.png", "sad/0.png", "sad/2.png"]
@@ -77,7 +77,8 @@ def test_a_crop_without_a_found_face_is_framed_like_the_others(tmp_path: Path) -
     picture[:, 100:] = 255
     picture[:, :1] = 0
     Image.fromarray(picture).save(path)
-    frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 50, colour=True)
+    framed = frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 50, colour=True)
+    assert (framed.total, framed.without_face) == (4, ("happy/dark.png",))
     with Image.open(tmp_path / "out" / "happy" / "dark.png") as image:
         row = np.asarray(image)[25, :, 0]
     assert (row[17:38] == 255).all()
@@ -88,7 +89,7 @@ def test_a_crop_without_a_found_face_is_framed_like_the_others(tmp_path: Path) -
 def test_empty_missing_and_unreadable_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no folder"):
         frame_folder(tmp_path / "none", tmp_path / "out", ByBrightness(), 48, colour=True)
-    with pytest.raises(DatasetError, match="holds no folder with pictures"):
+    with pytest.raises(DatasetError, match="holds no class folder with pictures"):
         frame_folder(tmp_path, tmp_path / "out", ByBrightness(), 48, colour=True)
     broken = crops(tmp_path / "in" / "happy", [40])[0]
     broken.write_bytes(broken.read_bytes()[:60])
@@ -101,10 +102,42 @@ def test_pictures_that_would_become_one_file_are_refused_and_hidden_files_left_o
 ) -> None:
     first = crops(tmp_path / "in" / "happy", [40])[0]
     (first.parent / "._0.png").write_bytes(b"what macOS lays beside a file")
-    assert frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 48, colour=True) == 1
+    framed = frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 48, colour=True)
+    assert (framed.total, str(framed.passed_over)) == (1, "")
     Image.open(first).save(first.with_suffix(".jpg"))
     with pytest.raises(DatasetError, match=r"2 pictures would become .*happy/0\.png: rename one"):
         frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 48, colour=True)
+
+
+def test_split_folders_above_the_classes_stay(tmp_path: Path) -> None:
+    for split, name in (("train", "happy"), ("train", "sad"), ("test", "happy")):
+        crops(tmp_path / "in" / split / name, [40])
+    framed = frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 48, colour=True)
+    assert framed.total == 3
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+    assert written == {"train/happy/0.png", "train/sad/0.png", "test/happy/0.png"}
+
+
+def test_what_is_passed_over_is_told(tmp_path: Path) -> None:
+    first = crops(tmp_path / "in" / "happy", [40])[0]
+    for name in ("1.HEIC", "2.heic", "notes.txt", ".DS_Store"):
+        (first.parent / name).touch()
+    crops(tmp_path / "in" / "happy" / "more", [40])
+    Image.open(first).save(tmp_path / "in" / "loose.jpg")
+    framed = frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 48, colour=True)
+    assert framed.total == 1
+    assert "by their endings: 2 .heic, 1 .txt. Save photos" in str(framed.passed_over)
+    assert "in no class folder: 2 pictures (happy/more/0.png, loose.jpg)." in str(framed.passed_over)
+
+
+def test_a_folder_that_holds_nothing_to_read_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "phone" / "happy").mkdir(parents=True)
+    (tmp_path / "phone" / "happy" / "IMG_1.HEIC").touch()
+    with pytest.raises(DatasetError, match=r"1 \.heic\. Save photos among them as JPEG or PNG"):
+        frame_folder(tmp_path / "phone", tmp_path / "out", ByBrightness(), 48, colour=True)
+    crops(tmp_path / "deep" / "monday" / "happy", [40])
+    with pytest.raises(DatasetError, match=r"no class folder: 1 picture \(monday/happy/0\.png\)"):
+        frame_folder(tmp_path / "deep", tmp_path / "out", ByBrightness(), 48, colour=True)
 
 
 def test_crops_without_any_face_have_no_framing(tmp_path: Path) -> None:

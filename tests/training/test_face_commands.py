@@ -58,6 +58,8 @@ def test_crops_are_aligned_into_the_same_classes_without_the_excluded(tmp_path: 
     (tmp_path / "in" / "neutral").mkdir(parents=True)
     for number in range(3):
         drawn_face(happy=False).save(tmp_path / "in" / "neutral" / f"{number}.jpg")
+    Image.new("RGB", (240, 240), "grey").save(tmp_path / "in" / "neutral" / "wall.jpg")
+    (tmp_path / "in" / "neutral" / "IMG_1.heic").touch()
     (tmp_path / "exclude.txt").write_text("train/neutral/1.jpg\n")
     out = StringIO()
     call_command(
@@ -68,7 +70,11 @@ def test_crops_are_aligned_into_the_same_classes_without_the_excluded(tmp_path: 
         stdout=out,
     )
     assert "Aligned 2 faces" in out.getvalue()
-    assert sorted(path.name for path in (tmp_path / "out" / "neutral").iterdir()) == ["0.png", "2.png"]
+    assert "No face was found in 1 more" in out.getvalue()
+    assert ": neutral/wall.jpg." in out.getvalue()
+    assert "1 .heic" in out.getvalue()
+    written = sorted(path.name for path in (tmp_path / "out" / "neutral").iterdir())
+    assert written == ["0.png", "2.png", "wall.png"]
 
 
 def test_missing_data_is_an_error_in_a_sentence(tmp_path: Path) -> None:

@@ -10,19 +10,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ml.datasets import DatasetError
 from ml.faces import load_detector
-from ml.framing import frame_folder
+from ml.framing import frame_folder, shown
 
 
 class Command(BaseCommand):
     help = "Detect and align the faces of a folder of class folders, into the same folders elsewhere (PNG)."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="holds class folders")
+        parser.add_argument(
+            "--data",
+            required=True,
+            type=Path,
+            metavar="DIR",
+            help="holds class folders, or train, valid and test with class folders",
+        )
         parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where they go")
         parser.add_argument("--size", type=int, default=160, help="pixels a side (160, which `compact` sees)")
         parser.add_argument("--grey", action="store_true", help="keep the luminance only")
         parser.add_argument(
-            "--exclude", type=Path, metavar="FILE", help="pictures to leave out: lines ending in CLASS/NAME"
+            "--exclude",
+            type=Path,
+            metavar="FILE",
+            help="pictures to leave out, of every split: lines ending in CLASS/NAME",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -30,7 +39,7 @@ class Command(BaseCommand):
         try:
             with Progress(*bar, console=Console(stderr=True)) as progress:
                 task = progress.add_task("Aligning", total=None)
-                count = frame_folder(
+                framed = frame_folder(
                     options["data"],
                     options["output"],
                     load_detector("mtcnn", "cpu"),
@@ -41,7 +50,15 @@ class Command(BaseCommand):
                 )
         except (DatasetError, OSError, ValueError) as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(f"Aligned {count} faces into {options['output']}.")
+        aligned = framed.total - len(framed.without_face)
+        self.stdout.write(f"Aligned {aligned} faces into {options['output']}.")
+        if framed.without_face:
+            self.stdout.write(
+                f"No face was found in {len(framed.without_face)} more, which are cut where the others have"
+                f" it: {shown(framed.without_face)}. Look at them, and delete what is no face."
+            )
+        if notes := str(framed.passed_over):
+            self.stdout.write(notes)
 
 
 def _names(path: Path | None) -> set[str]:
