@@ -7,9 +7,11 @@ from typing import Any, Final
 from django import forms
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.core.paginator import Paginator
+from django.core.paginator import Page, Paginator
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.translation import gettext as _
@@ -108,7 +110,13 @@ def note(request: HttpRequest, token: str) -> HttpResponse:
     analysis.note = form.cleaned_data["note"]
     analysis.save(update_fields=["note"])
     messages.success(request, _("Your note is saved."))
-    return redirect("history_day", chosen.year, chosen.month, chosen.day)
+    day = reverse("history_day", args=(chosen.year, chosen.month, chosen.day))
+    page = _page_of(analysis, history.between(Owner.of(request).analyses(), chosen, chosen))
+    return redirect(f"{day}?page={page.number}#analysis-{token}")
+
+
+def _page_of(analysis: Analysis, day: "QuerySet[Analysis]") -> "Page[Analysis]":
+    return next(page for page in Paginator(day, A_PAGE) if analysis in page)
 
 
 def _date(year: int, month: int, day: int) -> date:
@@ -146,10 +154,11 @@ def _page(
         **_chart(request, analyses),
     }
     if chosen:
-        own = Paginator(history.between(analyses, chosen, chosen), A_PAGE)
-        page = own.get_page(request.GET.get("page"))
-        if note_form and note_form[0] not in page:  # a note that could not be saved is shown with its reason
-            page = next(page for page in own if note_form[0] in page)
+        own = history.between(analyses, chosen, chosen)
+        if note_form:  # a note that could not be saved is shown with its reason
+            page = _page_of(note_form[0], own)
+        else:
+            page = Paginator(own, A_PAGE).get_page(request.GET.get("page"))
         context["page"] = page
         context["entries"] = [(analysis, _note_form(analysis, note_form)) for analysis in page]
         written = notes.filter(day=chosen).first()

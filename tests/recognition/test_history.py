@@ -162,6 +162,11 @@ def test_a_day_of_many_analyses_has_a_page_of_older_ones(page: Client, ada: User
     too_long = page.post(reverse("note", args=[oldest.token]), {"note": "y" * 2001})
     assert "y" * 2001 in too_long.content.decode(), "it is given back, on the page of its analysis"
     assert "at most" in words(too_long)
+    saved = page.post(reverse("note", args=[oldest.token]), {"note": "The first."}, follow=True)
+    assert "The first." in saved.content.decode(), "its own page comes back"
+    assert saved.redirect_chain[-1][0].endswith(f"?page=2#analysis-{oldest.token}")
+    of_a_year = page.get(address(TODAY), {"range": 365}).content.decode()
+    assert re.search(r'<a href="[^"]+\?range=365&amp;page=2[^"]*" rel="next">Older</a>', of_a_year)
 
 
 def test_a_month_opens_on_its_last_day_with_something_in_it(page: Client, ada: User, keep: Keep) -> None:
@@ -210,7 +215,7 @@ def test_an_analysis_has_a_note_of_its_own(page: Client, ada: User, keep: Keep) 
     analysis = keep(user=ada, created=noon(date(2026, 3, 5)))
 
     response = page.post(reverse("note", args=[analysis.token]), {"note": "With <Charles>"})
-
+    assert response["Location"] == f"{address(date(2026, 3, 5))}?page=1#analysis-{analysis.token}"
     assert response["Location"] == address(date(2026, 3, 5))
     analysis.refresh_from_db()
     assert analysis.note == "With <Charles>"
