@@ -48,7 +48,7 @@ tar --create --file="$work/files.tar" --warning=no-file-changed --ignore-failed-
 tar --create --gzip --file="$folder/.$name" --directory="$work" .
 mv "$folder/.$name" "$folder/$name"
 # An hour less: the one of seven days ago may have been made a little later in the night than this one.
-age="+$((days * 1440 - 60))"
-find "$folder" -maxdepth 1 -name 'fmpn-fer-*.tar.gz' -mmin "$age" -delete
-find . -maxdepth 1 -name 'before-restore-*' -mmin "$age" -exec rm -rf {} +
+find "$folder" -maxdepth 1 -name 'fmpn-fer-*.tar.gz' -mmin "+$((days * 1440 - 60))" -delete
+# What a restore moved aside has its week, however long backups are kept elsewhere.
+find . -maxdepth 1 -name 'before-restore-*' -mmin "+$((7 * 1440 - 60))" -exec rm -rf {} +
 echo "$folder/$name"

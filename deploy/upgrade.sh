@@ -25,6 +25,13 @@ elif ! git symbolic-ref --quiet HEAD > /dev/null; then
   echo "No branch is checked out, but a tag or a commit. Say which is wanted: deploy/upgrade.sh main" >&2
   exit 1
 fi
+# What would keep git from bringing the code up to date is said while the site still runs.
+git diff --quiet HEAD || { echo "Files of this checkout were changed (git diff): undo that first." >&2; exit 1; }
+branch=${1:-$(git symbolic-ref --short HEAD)}
+if git show-ref --quiet --verify "refs/heads/$branch" && ! git merge-base --is-ancestor "$branch" "origin/$branch"; then
+  echo "The branch $branch has commits of its own, which origin/$branch does not: move them elsewhere." >&2
+  exit 1
+fi
 
 # The old processes must meet neither the new code nor the new tables. What waits in the queues waits on.
 echo "Stopping ..."

@@ -215,8 +215,8 @@ def test_an_analysis_has_a_note_of_its_own(page: Client, ada: User, keep: Keep) 
     analysis = keep(user=ada, created=noon(date(2026, 3, 5)))
 
     response = page.post(reverse("note", args=[analysis.token]), {"note": "With <Charles>"})
+
     assert response["Location"] == f"{address(date(2026, 3, 5))}?page=1#analysis-{analysis.token}"
-    assert response["Location"] == address(date(2026, 3, 5))
     analysis.refresh_from_db()
     assert analysis.note == "With <Charles>"
     assert "With &lt;Charles&gt;" in page.get(response["Location"]).content.decode()
