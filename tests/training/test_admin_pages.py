@@ -602,6 +602,24 @@ def test_a_run_is_deleted_with_its_files_once_it_has_ended(
     assert not run.folder.exists()
 
 
+def test_the_pages_say_that_they_are_english_where_the_frame_is_not(
+    admin_client: Client, run: TrainingRun
+) -> None:
+    tasks.inspect_dataset(run.dataset_id)
+    for address in (
+        run.get_absolute_url(),
+        LAUNCH,
+        reverse("admin:training_trainingrun_report", args=[run.pk]),
+        reverse("admin:training_trainingrun_compare"),
+        reverse("admin:training_dataset_change", args=[run.dataset_id]),
+    ):
+        page = text(admin_client.get(address, headers={"accept-language": "vi"}))
+        assert '<html lang="vi"' in page
+        assert "Đăng xuất" in page, "the frame's own words"
+        for own in ('<div class="breadcrumbs" lang="en">', '<h1 lang="en">', '<div lang="en">'):
+            assert own in page, address
+
+
 # Data sets --------------------------------------------------------------------------------------------------
 
 ADD_DATASET = reverse("admin:training_dataset_add")
