@@ -116,7 +116,8 @@ export function bringToLife(input, describe) {
       input.files = dropped.files;
       chose();
     }
-    if (folder) complain(texts.folder);
+    // Why the files beside it can't be sent matters more.
+    if (folder && (problem.hidden || !files.length)) complain(texts.folder);
   });
 
   function busy(on) {

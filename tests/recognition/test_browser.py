@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
+from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
 from ml.expressions import EXPRESSIONS
@@ -189,6 +190,18 @@ def test_a_folder_that_is_dropped_is_left_out_with_a_sentence_and_the_files_besi
     expect(page.locator("#chosen .name")).to_have_text(["portrait.jpg"])
     expect(page.locator("#send")).to_be_enabled()
     expect(page.get_by_role("status")).to_contain_text("1 photo chosen" if address == "/" else "portrait.jpg")
+
+
+def test_what_keeps_the_files_beside_a_folder_from_being_sent_is_what_is_said(
+    page: Page, settings: Settings, portrait_file: Path, tmp_path: Path
+) -> None:
+    settings.FER_MAX_BATCH_MB = 0.001
+    page.goto(page.url + "batch/")
+
+    drag_and_drop(page, tmp_path, portrait_file)
+
+    expect(page.get_by_role("alert")).to_contain_text("This batch is larger than")
+    expect(page.locator("#send")).to_be_disabled()
 
 
 def test_photos_that_are_being_sent_can_be_cancelled_and_no_other_joins_them(
