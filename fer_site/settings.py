@@ -72,6 +72,7 @@ FER_API_PER_MINUTE = positive("FER_API_PER_MINUTE", 60)
 # Each takes a core: more at once would only be slower each. Some of a server's eight threads stay free to say
 # so, and for all that is no photo.
 FER_PHOTOS_AT_ONCE = int(positive("FER_PHOTOS_AT_ONCE", min(available_cores(), 6)))
+FER_SIGNUP = env.bool("FER_SIGNUP", default=True)
 FER_CONTACT = env.str("FER_CONTACT", default="")
 if FER_CONTACT and not FER_CONTACT.startswith(("https://", "http://", "mailto:")):
     raise ImproperlyConfigured(f"FER_CONTACT={FER_CONTACT} is no address: write https://… or mailto:….")
@@ -125,6 +126,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "fer_site.context.contact",
+                "recognition.context.signup",
             ],
         },
     }

@@ -3,13 +3,14 @@
 from math import ceil
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import login, logout
 from django.contrib.auth.decorators import login_required
 from django.contrib.auth.models import User
 from django.contrib.auth.views import LoginView, PasswordChangeView, RedirectURLMixin
 from django.forms import BaseForm
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse_lazy
 from django.utils import timezone
@@ -73,6 +74,11 @@ class SignUp(RedirectURLMixin, _AccountView):
     form_class = SignUpForm
     template_name = "registration/signup.html"
     next_page = "history"
+
+    def dispatch(self, *args: Any, **kwargs: Any) -> Any:
+        if not settings.FER_SIGNUP:  # accounts are made in the admin
+            raise Http404
+        return super().dispatch(*args, **kwargs)
 
     def get_form_kwargs(self) -> dict[str, Any]:
         return super().get_form_kwargs() | {"request": self.request}

@@ -14,7 +14,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from recognition import exports, limits, services
 from recognition.access import Owner, own_analysis
@@ -219,9 +219,13 @@ def _attached(response: HttpResponseBase, name: str) -> HttpResponseBase:
 
 
 @private
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def delete(request: HttpRequest, token: str) -> HttpResponse:
-    own_analysis(request, token).delete()
+    """Delete one's own analysis; asked for with GET, which the pages of batches and videos do, ask first."""
+    own = own_analysis(request, token)
+    if request.method != "POST":
+        return render(request, "recognition/delete.html", {"analysis": own})
+    own.delete()
     messages.success(request, gettext("Deleted, with everything that was read in it."))
     return redirect("home")
 

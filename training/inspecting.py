@@ -15,6 +15,8 @@ from training import services
 from training.models import Dataset
 
 TELL_EVERY: Final = 0.5  # seconds
+STOPPED_AFTER: Final = 60.0  # seconds without a word, which no picture takes
+WAITING: Final = "Waiting for a worker"
 
 
 def ask_for_inspection(dataset: Dataset) -> None:
@@ -25,7 +27,7 @@ def ask_for_inspection(dataset: Dataset) -> None:
     with services.broker():
         pass
     Dataset.objects.filter(pk=dataset.pk).update(inspected=None, inspection=None, problem="")
-    _tell(dataset, "Waiting for a worker", 0, 0)
+    _tell(dataset, WAITING, 0, 0)
     transaction.on_commit(partial(_send, dataset.pk))
 
 
@@ -55,12 +57,17 @@ def inspect(dataset: Dataset) -> None:
 
 
 def progress_of(dataset: Dataset) -> dict[str, Any] | None:
-    """{"doing": words, "done", "total"} of an inspection that waits or runs; None where there is none."""
+    """{"doing": words, "done", "total", "stopped"} of an inspection that waits or runs; None where none does.
+
+    stopped: its worker has told nothing for long. One that was killed leaves its file behind.
+    """
+    file = _file(dataset)
     try:
-        progress: dict[str, Any] = json.loads(_file(dataset).read_text())
+        progress: dict[str, Any] = json.loads(file.read_text())
+        silent = time.time() - file.stat().st_mtime
     except (OSError, ValueError):
         return None
-    return progress
+    return progress | {"stopped": progress["doing"] != WAITING and silent > STOPPED_AFTER}
 
 
 def _tell(dataset: Dataset, doing: str, done: int, total: int) -> None:

@@ -6,6 +6,8 @@ const SMOOTHING = 0.3; // seconds: how long a bar takes to come two thirds of it
 const FORGOTTEN = 0.5; // seconds after which a face that comes back is a new one
 const BESIDE = { faces: 2, stage: 480 }; // so few faces on so wide a stage have their bars beside them
 const ATTEMPTS = 3;
+const SNAPSHOT_ATTEMPTS = 6; // while the site is busy
+const LONGEST_WAIT = 5; // seconds: who is to come again later than that is told so
 
 const part = (id) => document.getElementById(id);
 const root = part("live");
@@ -46,6 +48,7 @@ function complain(name, sentence) {
 // The camera ------------------------------------------------------------------------------------------------
 
 let stream = null;
+let snapshotWaits = false; // for a place on the site, which no frame may take from it
 let turn = 0; // grows when the camera starts and stops: what an earlier turn still waits for is dropped
 
 async function start() {
@@ -120,17 +123,19 @@ async function listCameras() {
 // Frames ----------------------------------------------------------------------------------------------------
 
 class Refused extends Error {
-  /** again: whether the site said when to come again. */
-  constructor(status, sentence, again) {
+  /** wait: in how many seconds to come again, where the site, or the server before it (429), said so. */
+  constructor(status, sentence, wait) {
     super(sentence);
-    this.name = status === 403 ? "old" : "lost";
+    this.name = { 403: "old", 429: "hasty" }[status] ?? "lost";
     this.sentence = status === 403 ? undefined : sentence;
-    this.busy = status === 503 && again;
+    this.wait = wait;
+    this.busy = [429, 503].includes(status) && wait > 0 && wait <= LONGEST_WAIT;
     this.final = [403, 413, 429, 503].includes(status) && !this.busy;
   }
 }
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+const turnOfOthers = ({ wait }) => pause(wait * (0.5 + Math.random())); // not all come again at once
 const newPicture = () =>
   new Promise((resolve) =>
     video.requestVideoFrameCallback ? video.requestVideoFrameCallback(resolve) : requestAnimationFrame(resolve),
@@ -152,7 +157,7 @@ async function post(url, body, headers = {}) {
     headers: { Accept: "application/json", "X-CSRFToken": token, ...headers },
   });
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refused(response.status, answer.error, response.headers.has("Retry-After"));
+  if (!response.ok) throw new Refused(response.status, answer.error, Number(response.headers.get("Retry-After")));
   return answer;
 }
 
@@ -163,6 +168,7 @@ async function follow(mine) {
   while (mine === turn) {
     await newPicture();
     if (mine !== turn) return;
+    if (snapshotWaits) continue;
     const blob = await picture(LONGEST_SIDE, 0.8);
     if (!blob) continue;
     const address = root.dataset.frameUrl + (mask.checked ? "?mask=1" : "");
@@ -176,7 +182,7 @@ async function follow(mine) {
     } catch (error) {
       if (mine !== turn) return;
       if (error.busy) {
-        await pause(0.5 + Math.random()); // others have their turn; a frame that was not read is no loss
+        await turnOfOthers(error); // a frame that was not read is no loss
         continue;
       }
       failures += 1;
@@ -389,6 +395,23 @@ mask.addEventListener("change", () => {
 const reflect = () => stage.classList.toggle("mirrored", mirror.checked);
 mirror.addEventListener("change", reflect);
 
+/** Send a snapshot, and the same one again while the site is busy: often it is with this camera's own frames. */
+async function keep(data) {
+  try {
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return await post(snapshot.action, data);
+      } catch (error) {
+        if (!error.busy || attempt === SNAPSHOT_ATTEMPTS) throw error;
+        snapshotWaits = true;
+        await turnOfOthers(error);
+      }
+    }
+  } finally {
+    snapshotWaits = false;
+  }
+}
+
 snapshot.addEventListener("submit", async (event) => {
   event.preventDefault();
   const button = event.submitter;
@@ -398,13 +421,13 @@ snapshot.addEventListener("submit", async (event) => {
     const blob = await picture(Infinity, 0.92);
     const data = new FormData();
     data.append("photos", blob, "snapshot.jpg");
-    const { url } = await post(snapshot.action, data);
+    const { url } = await keep(data);
     const line = part("snapshot-kept").content.cloneNode(true);
     line.querySelector("a").href = url;
     line.querySelector("img").src = URL.createObjectURL(blob);
     part("kept").prepend(line);
   } catch (error) {
-    complain(error.name === "old" ? "old" : "snapshot", error.sentence);
+    complain(["old", "hasty"].includes(error.name) ? error.name : "snapshot", error.sentence);
   } finally {
     button.disabled = false;
   }

@@ -29,6 +29,18 @@ export function teller(progress) {
 }
 
 /**
+ * The files that were dropped or pasted, and whether a folder was among them: a browser hands one over as a
+ * file, whose sending then breaks off.
+ * @param {DataTransfer} transfer
+ * @returns {{files: File[], folder: boolean}}
+ */
+export function carried({ items }) {
+  const all = [...items].filter(({ kind }) => kind === "file");
+  const files = all.filter((item) => !item.webkitGetAsEntry()?.isDirectory);
+  return { files: files.map((item) => item.getAsFile()), folder: files.length < all.length };
+}
+
+/**
  * The name of the sentence for a refusal that came without one.
  * @param {number} code its status
  * @param {boolean} arrived whether everything had been sent: the site may then keep it, without our knowing
@@ -97,10 +109,15 @@ export function bringToLife(input, describe) {
     depth = 0;
     form.classList.remove("dragging");
     if (input.disabled) return;
-    const dropped = new DataTransfer();
-    for (const file of input.multiple ? event.dataTransfer.files : [event.dataTransfer.files[0]]) dropped.items.add(file);
-    input.files = dropped.files;
-    chose();
+    const { files, folder } = carried(event.dataTransfer);
+    if (files.length) {
+      const dropped = new DataTransfer();
+      for (const file of input.multiple ? files : files.slice(0, 1)) dropped.items.add(file);
+      input.files = dropped.files;
+      chose();
+    }
+    // Why the files beside it can't be sent matters more.
+    if (folder && (problem.hidden || !files.length)) complain(texts.folder);
   });
 
   function busy(on) {

@@ -1,13 +1,14 @@
 // The upload form, made comfortable: drop, paste and camera, previews with names, and progress.
 // Without this script the form still works as it stands in the page.
 
-import { ask, reason, teller } from "./sending.js";
+import { ask, carried, reason, teller } from "./sending.js";
 
 const form = document.querySelector("#upload");
 const MOST_TIMES = 20; // that the photos are sent again to a busy site
 const maxFiles = Number(form.dataset.maxFiles);
 const maxMegabytes = Number(form.dataset.maxMegabytes);
 const chosen = form.querySelector("#chosen");
+const said = form.querySelector("#said");
 const problem = form.querySelector("#problem");
 const send = form.querySelector("#send");
 const progress = form.querySelector("#progress");
@@ -50,6 +51,8 @@ function refresh() {
   const count = photos.size;
   send.textContent = count ? say("read", { count }) : inWords;
   send.disabled = count === 0;
+  const sentence = count ? say("chosen", { count }) : "";
+  if (said.textContent !== sentence) said.textContent = sentence; // what is written anew is read out anew
 }
 
 // One after the other: twenty large photos decoded at once would be gigabytes.
@@ -68,9 +71,10 @@ async function preview(file, canvas) {
   }
 }
 
-function add(files) {
+function add(files, folder = false) {
   if (form.classList.contains("busy")) return; // they would be in the list, and not be sent
   problem.hidden = true;
+  if (folder) complain(say("folder"));
   for (const file of files) {
     if (photos.size >= maxFiles) {
       complain(say("tooMany"));
@@ -129,10 +133,12 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   depth = 0;
   form.classList.remove("dragging");
-  add(event.dataTransfer.files);
+  const { files, folder } = carried(event.dataTransfer);
+  add(files, folder);
 });
 document.addEventListener("paste", (event) => {
-  if (event.clipboardData.files.length) add(event.clipboardData.files);
+  const { files, folder } = carried(event.clipboardData);
+  if (files.length || folder) add(files, folder);
 });
 
 function busy(on) {

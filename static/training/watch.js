@@ -1,9 +1,10 @@
 // The page of a run: asks the server where it stands, every two seconds while something happens, and shows it.
 // The first answer is in the page itself, so that it is there at once and after every reload.
 
-const EVERY = 2_000; // milliseconds, while the run may change
-const EVERY_ENDED = 20_000; // somebody may let it go on in another window
-const LONGEST = 30_000; // between two tries while the server cannot be reached
+import { teller } from "../js/sending.js";
+import { EVERY, follow } from "./asking.js";
+
+const EVERY_ENDED = 20_000; // milliseconds: somebody may let it go on in another window
 // Okabe and Ito's palette without its yellow, which is lost on white.
 const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#7a7a7a"];
 const CAN = {
@@ -15,6 +16,7 @@ const CAN = {
 const page = document.querySelector("#watch");
 const part = (id) => document.querySelector(`#${id}`);
 const base = page.dataset.run;
+const tell = teller(page);
 const mayLaunch = page.dataset.mayLaunch === "yes";
 
 /** What the server said last. Its curves are kept apart: it repeats them only when they changed. */
@@ -68,8 +70,7 @@ function showRun() {
   if (folds.length > 1) said.push(`${done} of ${folds.length} folds done`);
   if (run.seconds_left !== null) said.push(`about ${duration(run.seconds_left)} left`);
   else if (run.state === "queued") said.push("waits for a worker");
-  // A status region reads out what changes: only what did change may be written.
-  write(part("run-sentence"), said.join(", "));
+  tell(said.join(", "), `${state.textContent} ${Math.floor(10 * run.share)}`);
   const devices = [...new Set(folds.map((fold) => fold.progress.device).filter(Boolean))];
   write(part("run-device"), devices.length ? devices.join(", ") : run.device);
   const end = run.finished ? new Date(run.finished) : new Date();
@@ -413,57 +414,6 @@ function show() {
   showLog();
 }
 
-class Refused extends Error {}
-
-async function ask() {
-  const answer = await fetch(`${base}status.json?known=${status.version}`, {
-    headers: { Accept: "application/json" },
-    cache: "no-store",
-    redirect: "manual",
-    signal: AbortSignal.timeout(10_000),
-  });
-  if (answer.type === "opaqueredirect") throw new Refused("You are logged out: load this page again to log in.");
-  if (answer.status === 404) throw new Refused("This run is gone: somebody has deleted it.");
-  if (answer.status === 403) throw new Refused("You may not see this run any longer.");
-  if (!answer.ok) throw new Error(`The server answered ${answer.status}`);
-  return answer.json();
-}
-
-let failures = 0;
-let since = null;
-let timer = null;
-
-async function poll() {
-  clearTimeout(timer);
-  const trouble = part("trouble");
-  let pause;
-  try {
-    take(await ask());
-    failures = 0;
-    since = null;
-    trouble.hidden = true;
-    show();
-    const ended = !CAN.cancel.includes(status.run.state);
-    pause = ended ? EVERY_ENDED : EVERY;
-  } catch (error) {
-    failures += 1;
-    since ??= new Date();
-    pause = Math.min(LONGEST, EVERY * 2 ** (failures - 1));
-    const clock = since.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    write(
-      trouble,
-      error instanceof Refused
-        ? error.message
-        : `The server cannot be reached since ${clock}. What you see is from before; this page goes on trying.`,
-    );
-    trouble.hidden = false;
-  }
-  timer = setTimeout(poll, pause);
-}
-
-// A laptop that was closed, or a window that was covered, is up to date at the first look.
-document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && poll());
-addEventListener("online", poll);
 addEventListener("hashchange", () => {
   chosen = location.hash.startsWith("#fold-") ? Number(location.hash.slice(6)) : null;
   show();
@@ -471,4 +421,8 @@ addEventListener("hashchange", () => {
 
 take(status);
 show();
-timer = setTimeout(poll, EVERY);
+follow("run", () => `${base}status.json?known=${status.version}`, (answer) => {
+  take(answer);
+  show();
+  return CAN.cancel.includes(status.run.state) ? EVERY : EVERY_ENDED;
+});

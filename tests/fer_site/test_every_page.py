@@ -31,12 +31,12 @@ SHIFT: Final = 0.02  # of the layout; web.dev calls 0.1 good
 # Addresses that answer with something else than a page.
 NO_PAGES: Final = {
     *("download_json", "download_csv", "download_xlsx", "picture", "progress", "timeline", "video_file"),
-    *("export", "note", "logout", "analyse", "sample", "live_frame", "cancel", "delete"),
+    *("export", "note", "logout", "analyse", "sample", "live_frame", "cancel"),
     *("create_token", "revoke_token", "history_month"),
 }
 OF_EVERYBODY: Final = ("home", "batch", "video", "live", "history", "login", "signup", "api_docs")
 OF_A_PERSON: Final = ("history", "profile", "password", "delete_everything", "delete_account")
-OF_AN_ANALYSIS: Final = ("analysis", "photo", "compare", "explain", "history_day")
+OF_AN_ANALYSIS: Final = ("analysis", "photo", "compare", "explain", "delete", "history_day")
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -89,6 +89,7 @@ def pages(client: Client, alone: list[str]) -> dict[str, str]:
         "video result": video,
         "photo": f"{batch}photo/1/",
         "compare": f"{photos}photo/1/compare/",
+        "delete": f"{batch}delete/",
         "explain": f"{photos}photo/1/face/1/explain/",
         "history_day": day,
         "administration": reverse("admin:index"),

@@ -15,7 +15,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from playwright.sync_api import Browser, expect
-from pytest_django import DjangoCaptureOnCommitCallbacks
+from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 from pytest_django.live_server_helper import LiveServer
 
 from recognition.accounts import CHUNK, export_everything
@@ -97,6 +97,29 @@ def test_an_account_that_cannot_be_is_refused_with_the_reason(
     assert sentence in response.content.decode()
     assert User.objects.get() == grace
     assert not logged_in(client)
+
+
+def test_where_nobody_may_sign_up_nothing_leads_there_and_an_account_made_for_one_works(
+    client: Client, keep: Keep, settings: Settings
+) -> None:
+    settings.FER_SIGNUP = False
+    session = client.session
+    session["owner"] = "this browser"
+    session.save()
+    analysis = keep(owner="this browser", expires=timezone.now() + timedelta(hours=1))
+
+    assert client.get(reverse("signup")).status_code == 404
+    assert sign_up(client).status_code == 404
+    assert not User.objects.exists()
+    for address in ("/", reverse("login"), reverse("history"), analysis.get_absolute_url()):
+        page = client.get(address)
+        assert page.status_code == 200
+        assert reverse("signup") not in page.content.decode(), address
+    assert "Whoever runs this site makes one for you." in client.get(reverse("login")).content.decode()
+
+    User.objects.create_user("ada", password=PASSWORD)
+    log_in(client)
+    assert logged_in(client)
 
 
 def test_one_logs_in_and_out(client: Client, ada: User) -> None:

@@ -401,6 +401,20 @@ def test_a_table_of_many_faces_is_never_whole_in_memory(client: Client, gallery:
     assert most_memory(range(310, 1210)) < 1.2 * few
 
 
+def test_one_tap_beside_the_downloads_deletes_no_batch(client: Client, gallery: Analysis) -> None:
+    address = f"/a/{gallery.pk}/delete/"
+    page = client.get(gallery.get_absolute_url()).content.decode()
+    assert f'<a href="{address}"' in page
+    assert f'action="{address}"' not in page
+
+    asked = client.get(address)
+
+    assert "nobody can bring it back" in asked.content.decode()
+    assert f'href="{gallery.get_absolute_url()}"' in asked.content.decode(), "the way back"
+    assert "no-store" in asked["Cache-Control"]
+    assert Analysis.objects.filter(pk=gallery.pk).exists()
+
+
 def test_a_batch_is_deleted_with_its_pictures(
     client: Client,
     gallery: Analysis,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
+from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
 from ml.expressions import EXPRESSIONS
@@ -55,7 +56,7 @@ def test_a_photo_goes_from_the_form_to_its_faces(page: Page, portrait_file: Path
     held: list[Route] = []
     page.route("**/analyse/", lambda route: held.append(route))
     send.click()
-    expect(page.get_by_role("status")).to_have_text("Sending 2 photos…")
+    expect(page.locator("#progress").get_by_role("status")).to_have_text("Sending 2 photos…")
     expect(page.get_by_role("progressbar")).to_be_visible()
     held[0].continue_()
     page.wait_for_url("**/a/*/", timeout=60_000)
@@ -156,11 +157,51 @@ def test_photos_can_be_dropped_and_pasted_and_left_out_again(page: Page) -> None
     page.evaluate(BRING, ["paste", "pasted.png"])
     names = page.locator("#chosen .name")
     expect(names).to_have_text(["dropped.png", "pasted.png"])
+    expect(page.get_by_role("status")).to_have_text("2 photos chosen")
 
     page.get_by_role("button", name="Leave out dropped.png").press("Enter")
 
     expect(names).to_have_text(["pasted.png"])
+    expect(page.get_by_role("status")).to_have_text("1 photo chosen")
     expect(page.get_by_role("button", name="Leave out pasted.png")).to_be_focused()
+
+
+def drag_and_drop(page: Page, *paths: Path) -> None:
+    """As from a window with files."""
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for step in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": step, "x": 200, "y": 300, "data": data})
+
+
+@pytest.mark.parametrize("address", ["/", "/batch/", "/video/"])
+def test_a_folder_that_is_dropped_is_left_out_with_a_sentence_and_the_files_beside_it_stay(
+    page: Page, portrait_file: Path, tmp_path: Path, address: str
+) -> None:
+    folder = tmp_path / "holidays"
+    folder.mkdir()
+    page.goto(page.url.rstrip("/") + address)
+
+    drag_and_drop(page, folder)
+    expect(page.get_by_role("alert")).to_contain_text("That is a folder")
+    expect(page.locator("#send")).to_be_disabled()
+    drag_and_drop(page, folder, portrait_file)
+    expect(page.get_by_role("alert")).to_contain_text("That is a folder")
+    expect(page.locator("#chosen .name")).to_have_text(["portrait.jpg"])
+    expect(page.locator("#send")).to_be_enabled()
+    expect(page.get_by_role("status")).to_contain_text("1 photo chosen" if address == "/" else "portrait.jpg")
+
+
+def test_what_keeps_the_files_beside_a_folder_from_being_sent_is_what_is_said(
+    page: Page, settings: Settings, portrait_file: Path, tmp_path: Path
+) -> None:
+    settings.FER_MAX_BATCH_MB = 0.001
+    page.goto(page.url + "batch/")
+
+    drag_and_drop(page, tmp_path, portrait_file)
+
+    expect(page.get_by_role("alert")).to_contain_text("This batch is larger than")
+    expect(page.locator("#send")).to_be_disabled()
 
 
 def test_photos_that_are_being_sent_can_be_cancelled_and_no_other_joins_them(
@@ -171,7 +212,7 @@ def test_photos_that_are_being_sent_can_be_cancelled_and_no_other_joins_them(
     page.route("**/analyse/", lambda route: held.append(route))
     send = page.get_by_role("button", name="Read 1 photo")
     send.click()
-    expect(page.get_by_role("status")).to_have_text("Sending 1 photo…")
+    expect(page.locator("#progress").get_by_role("status")).to_have_text("Sending 1 photo…")
 
     page.evaluate(BRING, ["drop", "late.png"])
     page.get_by_role("button", name="Cancel").click()

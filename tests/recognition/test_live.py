@@ -11,7 +11,7 @@ from django.contrib.sessions.models import Session
 from django.test import Client
 from django.urls import reverse
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 from pytest_django.live_server_helper import LiveServer
 
 from ml.expressions import EXPRESSIONS
@@ -305,3 +305,58 @@ class TestPage:
 
         expect(page.get_by_role("alert")).to_contain_text("The server does not answer", timeout=60_000)
         expect(page.get_by_role("button", name="Start camera")).to_be_visible()
+
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_who_is_told_to_come_again_comes_again(
+        self, context: BrowserContext, live_server: LiveServer, status: int
+    ) -> None:
+        page = context.new_page()
+        refused: list[str] = []
+
+        def refuse_twice(route: Route) -> None:
+            refused.append(route.request.url)
+            if len(refused) < 3:
+                # As nginx does, which knows nothing of our sentences.
+                route.fulfill(status=status, headers={"Retry-After": "1"}, body="too much for one moment")
+            else:
+                route.continue_()
+
+        page.route("**/live/frame/**", refuse_twice)
+        page.goto(live_server.url + "/live/")
+
+        start(page)
+
+        expect(page.get_by_role("alert")).to_be_hidden()
+
+    def test_a_snapshot_waits_for_its_place_and_says_where_it_got_none(
+        self, context: BrowserContext, live_server: LiveServer
+    ) -> None:
+        page = context.new_page()
+        page.goto(live_server.url + "/live/")
+        start(page)
+        sent: list[bytes | None] = []
+        answers: list[tuple[int, str, str]] = []
+
+        def answer(route: Route) -> None:
+            sent.append(route.request.post_data_buffer)
+            if answers:
+                status, seconds, body = answers.pop(0)
+                route.fulfill(status=status, headers={"Retry-After": seconds}, body=body)
+            else:
+                route.continue_()
+
+        page.route("**/analyse/", answer)
+        keep = page.get_by_role("button", name="Keep a snapshot")
+        answers[:] = [(503, "1", '{"error": "Many photos are being read."}'), (429, "1", "plain text")]
+        keep.click()
+        expect(page.get_by_role("link", name="Kept: see what was read in it")).to_be_visible(timeout=60_000)
+        expect(page.get_by_role("alert")).to_be_hidden()
+        assert Analysis.objects.count() == 1
+        pictures = [body[body.index(b"\xff\xd8") : body.rindex(b"\xff\xd9")] for body in sent if body]
+        assert len(pictures) == 3
+        assert len(set(pictures)) == 1
+
+        answers[:] = [(429, "40", '{"error": "Wait 40 seconds and send it again."}')]
+        keep.click()
+        expect(page.get_by_role("alert")).to_have_text("Wait 40 seconds and send it again.")
+        expect(keep).to_be_enabled()

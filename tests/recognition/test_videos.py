@@ -750,9 +750,13 @@ def test_deleting_a_video_takes_its_files_along(
     client: Client, read: Send, nobody: None, django_capture_on_commit_callbacks: Callable[..., object]
 ) -> None:
     done = read(film(grey(5)))
+    address = reverse("delete", args=[done.pk])
+    assert f'<a href="{address}"' in client.get(done.get_absolute_url()).content.decode()
+    assert "Delete this analysis?" in client.get(address).content.decode()
+    assert done.folder.exists(), "it was only asked"
 
     with django_capture_on_commit_callbacks(execute=True):  # type: ignore[attr-defined]
-        client.post(reverse("delete", args=[done.pk]))
+        client.post(address)
 
     assert not done.folder.exists()
 

@@ -1,6 +1,7 @@
 """The admin's pages of runs and data sets: who may do what, what a form makes, what a page tells."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -601,6 +602,24 @@ def test_a_run_is_deleted_with_its_files_once_it_has_ended(
     assert not run.folder.exists()
 
 
+def test_the_pages_say_that_they_are_english_where_the_frame_is_not(
+    admin_client: Client, run: TrainingRun
+) -> None:
+    tasks.inspect_dataset(run.dataset_id)
+    for address in (
+        run.get_absolute_url(),
+        LAUNCH,
+        reverse("admin:training_trainingrun_report", args=[run.pk]),
+        reverse("admin:training_trainingrun_compare"),
+        reverse("admin:training_dataset_change", args=[run.dataset_id]),
+    ):
+        page = text(admin_client.get(address, headers={"accept-language": "vi"}))
+        assert '<html lang="vi"' in page
+        assert "Đăng xuất" in page, "the frame's own words"
+        for own in ('<div class="breadcrumbs" lang="en">', '<h1 lang="en">', '<div lang="en">'):
+            assert own in page, address
+
+
 # Data sets --------------------------------------------------------------------------------------------------
 
 ADD_DATASET = reverse("admin:training_dataset_add")
@@ -645,6 +664,25 @@ def test_a_data_set_is_registered_and_looked_at(
     sheet = keeper.get(reverse("admin:training_dataset_contact_sheet", args=[row.pk]))
     assert sheet["Content-Type"] == "image/jpeg"
     assert "1 leaking fold" in text(keeper.get(reverse("admin:training_dataset_changelist")))
+
+
+def test_an_inspection_whose_worker_was_killed_is_told_as_stopped(keeper: Client, dataset: Dataset) -> None:
+    status = reverse("admin:training_dataset_status", args=[dataset.pk])
+    page = reverse("admin:training_dataset_change", args=[dataset.pk])
+    file = dataset.contact_sheet.with_name("progress.json")
+
+    def told(doing: str, seconds_ago: float) -> bool:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"doing": doing, "done": 7, "total": 9}))
+        os.utime(file, (time.time() - seconds_ago,) * 2)
+        stopped: bool = keeper.get(status).json()["progress"]["stopped"]
+        assert ('id="stopped" role="alert" hidden' in text(keeper.get(page))) is not stopped
+        return stopped
+
+    assert not told("Reading the pictures", 30)
+    assert not told("Waiting for a worker", 3600), "others are before it"
+    assert told("Reading the pictures", 90)
+    assert "Press “Look now” to begin it again." in text(keeper.get(page))
 
 
 def test_what_was_found_is_shown(keeper: Client, dataset: Dataset) -> None:

@@ -1,6 +1,9 @@
 """The way of a run in a real browser: from the form to the page that follows it. The rows are made here."""
 
+import json
+import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -200,6 +203,24 @@ def test_the_page_follows_the_run_by_itself(page: Page, live_server: LiveServer,
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
 
 
+def test_how_far_a_run_is_is_said_aloud_at_every_tenth_alone(
+    page: Page, live_server: LiveServer, run: TrainingRun
+) -> None:
+    fold = train(run, 0, epochs=1)
+    page.goto(live_server.url + run.get_absolute_url())
+    shown, said = page.locator("#run-sentence"), page.locator("[role=status]")
+    expect(said).to_have_text(shown.inner_text())
+    before = said.inner_text()
+
+    fold.progress["seconds_left"] = 4000.0
+    fold.save()
+    expect(shown).not_to_have_text(before)
+    expect(said).to_have_text(before)
+
+    train(run, 0, epochs=3)
+    expect(said).not_to_have_text(before)
+
+
 def test_curves_tell_their_values_to_mouse_and_keyboard(
     page: Page, live_server: LiveServer, run: TrainingRun
 ) -> None:
@@ -288,6 +309,43 @@ def test_the_page_of_a_data_set_shows_what_is_found_when_it_is_there(
     tasks.inspect_dataset(dataset.pk)
     expect(page.get_by_role("row", name=re.compile("^happiness"))).to_contain_text("4")
     expect(page.get_by_role("img", name=re.compile("^Some faces of every expression"))).to_be_visible()
+
+
+def test_the_page_of_a_data_set_says_why_nothing_moves(
+    page: Page, live_server: LiveServer, dataset: Dataset
+) -> None:
+    file = dataset.contact_sheet.with_name("progress.json")
+    file.parent.mkdir(parents=True)
+
+    def tell(done: int, seconds_ago: float = 0) -> None:
+        file.write_text(json.dumps({"doing": "Reading the pictures", "done": done, "total": 40}))
+        os.utime(file, (time.time() - seconds_ago,) * 2)
+
+    tell(8)
+    page.goto(live_server.url + reverse("admin:training_dataset_change", args=[dataset.pk]))
+    shown, said = page.locator("#progress .says"), page.get_by_role("status")
+    alert = page.get_by_role("alert")
+    expect(shown).to_have_text("Reading the pictures: 8 of 40")
+    expect(said).to_have_text("Reading the pictures: 8 of 40")
+    tell(9)
+    expect(shown).to_have_text("Reading the pictures: 9 of 40")
+    expect(said).to_have_text("Reading the pictures: 8 of 40")  # aloud at every tenth alone
+    tell(12)
+    expect(said).to_have_text("Reading the pictures: 12 of 40")
+
+    tell(12, seconds_ago=90)
+    expect(alert).to_contain_text("Press “Look now” to begin it again.")
+    expect(shown).to_be_hidden()
+    tell(13)  # it was only slow
+    expect(shown).to_have_text("Reading the pictures: 13 of 40")
+    expect(alert).to_be_hidden()
+
+    page.route("**/status.json", lambda route: route.abort())
+    expect(alert).to_contain_text("The server cannot be reached since")
+    page.unroute("**/status.json")
+    expect(alert).to_be_hidden()
+    page.context.clear_cookies()
+    expect(alert).to_have_text("You are logged out: load this page again to log in.")
 
 
 def test_nothing_runs_over_the_edge_of_a_phone(
