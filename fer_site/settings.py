@@ -125,8 +125,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
-                "fer_site.context.contact",
-                "recognition.context.signup",
+                "fer_site.context.site",
             ],
         },
     }

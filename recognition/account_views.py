@@ -69,6 +69,11 @@ class LogIn(_AccountView, LoginView):
     form_class = LoginForm
     redirect_authenticated_user = True
 
+    def get_redirect_url(self, request: HttpRequest | None = None) -> str:
+        """Where `next` leads, save to here: Django calls that a loop and breaks."""
+        url = super().get_redirect_url(request)
+        return "" if url.partition("?")[0] == self.request.path else url
+
 
 class SignUp(RedirectURLMixin, _AccountView):
     form_class = SignUpForm

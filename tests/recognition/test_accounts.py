@@ -144,6 +144,16 @@ def test_after_logging_in_one_is_where_one_wanted_to_be_on_this_site(client: Cli
     assert sign_up(client, username="eve", next="https://evil.example/")["Location"] == "/history/"
 
 
+def test_the_pages_of_an_account_lead_on_and_never_to_themselves(client: Client, ada: User) -> None:
+    login, signup = reverse("login"), reverse("signup")
+    for address in (login, signup):
+        assert f'href="{login}"' in client.get(address).content.decode()
+        wanted = client.get(address, {"next": reverse("profile")}).content.decode()
+        assert f'href="{login}?next={reverse("profile")}"' in wanted
+    log_in(client)
+    assert client.get(login, {"next": f"{login}?next={login}"})["Location"] == reverse("history")
+
+
 def test_the_eleventh_attempt_in_a_minute_has_to_wait(
     client: Client, ada: User, same_minute: None, figure: Figure
 ) -> None:
