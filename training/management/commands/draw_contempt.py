@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -15,11 +15,14 @@ from ml.expressions import EXPRESSIONS
 from training.management.arguments import add_dataset_arguments, find_datasets
 from training.management.foreground import progress_bar
 
-NEUTRAL = EXPRESSIONS.index("neutral")
+NEUTRAL: Final = EXPRESSIONS.index("neutral")
 
 
 class Command(BaseCommand):
-    help = "Pull up a corner of the mouth of neutral faces (their sets' train parts): OUTPUT/contempt/*.png."
+    help = (
+        "Pull up a corner of the mouth of neutral faces, of their sets' train parts: OUTPUT/contempt/*.png. "
+        "They say nothing of whose they are: not to be trained on beside new folds of the same sets."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_dataset_arguments(parser, several=True)
