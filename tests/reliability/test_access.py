@@ -499,7 +499,7 @@ def test_other_methods_do_nothing(world: World, figure: Figure) -> None:
 
     assert wrong == []
     figure(
-        "A method that has no row in the table does nothing: to launch, delete or log in by GET is 405",
+        "A method that has no row in the table does nothing: to launch or to log out by GET is 405",
         f"{sent} requests of the owner and an administrator, 0 rows",
     )
 
