@@ -1,6 +1,5 @@
 """The commands that measure framing, align crops and make motion masks: on the real detector, small data."""
 
-import shutil
 from io import StringIO
 from pathlib import Path
 
@@ -9,9 +8,6 @@ import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 from PIL import Image
-
-from ml.datasets import load_samples
-from ml.expressions import EXPRESSIONS
 
 OVAL, EYE, LIPS = (205, 170, 150), (40, 30, 30), (150, 70, 70)
 
@@ -79,28 +75,6 @@ def test_crops_are_aligned_into_the_same_classes_without_the_excluded(tmp_path: 
     assert "1 .heic" in out.getvalue()
     written = sorted(path.name for path in (tmp_path / "out" / "neutral").iterdir())
     assert written == ["0.png", "2.png", "wall.png"]
-
-
-@pytest.mark.django_db
-def test_contempt_is_drawn_from_neutral_faces_to_train_on(tmp_path: Path) -> None:
-    for place, count in (("train/neutral", 3), ("train/happy", 1), ("test/neutral", 1)):
-        (tmp_path / "in" / place).mkdir(parents=True)
-        for number in range(count):
-            drawn_face(happy=False).save(tmp_path / "in" / place / f"{number}.png")
-    out = StringIO()
-    asked = ["draw_contempt", "--dataset", "folders", "--data", str(tmp_path / "in")]
-    call_command(*asked, "--output", str(tmp_path / "out"), "--most", "2", "--size", "48", stdout=out)
-    assert "Drew 2 faces" in out.getvalue()
-    drawn = load_samples("folders", tmp_path / "out", "all")
-    assert {(EXPRESSIONS[sample.expression], Image.open(sample.path).size) for sample in drawn} == {
-        ("contempt", (48, 48))
-    }
-    assert len(drawn) == 2
-    call_command(*asked, "--output", str(tmp_path / "whole"), "--size", "48", stdout=out)
-    assert "Drew 3 faces" in out.getvalue(), "those held out stay out"
-    shutil.rmtree(tmp_path / "in" / "train" / "neutral")
-    with pytest.raises(CommandError, match="no neutral face"):
-        call_command(*asked, "--output", str(tmp_path / "none"))
 
 
 def test_missing_data_is_an_error_in_a_sentence(tmp_path: Path) -> None:
