@@ -42,7 +42,7 @@ def test_an_unknown_device_is_an_error_that_names_the_known(settings: Settings) 
 
     [complaint] = complaints()
     assert "no device 'abacus'" in complaint
-    assert "auto, cpu, cuda" in complaint
+    assert "auto, cpu and cuda" in complaint
 
 
 def test_cuda_where_there_is_none_is_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,8 +52,8 @@ def test_cuda_where_there_is_none_is_an_error(settings: Settings, monkeypatch: p
     settings.FER_DEVICE = "cuda"
 
     [complaint] = complaints()
-    assert "torch finds no CUDA GPU" in complaint
-    assert "auto or cpu" in complaint
+    assert "There is no CUDA GPU here" in complaint
+    assert "cpu or auto" in complaint
 
 
 def test_the_check_command_finds_nothing_wrong_with_the_bundled_model() -> None:

@@ -800,13 +800,23 @@ def test_affectnet_is_read_by_its_tables(tmp_path: Path, head: bool, inner: str)
         (("../here.jpg", 1), "Line 3 of .*names no picture under"),
         (("/here.jpg", 1), "Line 3 of .*names no picture under"),
         (("", 1), "Line 3 of .*names no picture under"),
-        (("1/here.jpg,x", 1), "Line 3 of .*gives no box of a face"),
     ],
 )
 def test_affectnet_names_the_row_it_cannot_use(tmp_path: Path, row: tuple[str, object], reason: str) -> None:
     save_picture(tmp_path / "Manually_Annotated_Images" / "1" / "here.jpg")
     save_picture(tmp_path / "here.jpg")
     make_affectnet_table(tmp_path, "training.csv", [("1/here.jpg", 1), row])
+    with pytest.raises(DatasetError, match=reason):
+        load_samples("affectnet", tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [("1,one,9,9", "Line 2 of .*gives no box of a face: '1, one"), ("1,1,0,9", "has a box without a size")],
+)
+def test_affectnet_names_the_box_it_cannot_use(tmp_path: Path, box: str, reason: str) -> None:
+    save_picture(tmp_path / "Manually_Annotated_Images" / "1" / "here.jpg")
+    (tmp_path / "training.csv").write_text(f"{AFFECTNET_COLUMNS}\n1/here.jpg,{box},3.5;4.5,1\n")
     with pytest.raises(DatasetError, match=reason):
         load_samples("affectnet", tmp_path, "train")
 
