@@ -8,7 +8,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
@@ -109,6 +109,8 @@ class TrainingRunAdmin(WithFolderAdmin):
 
     def change_view(self, request: HttpRequest, object_id: str, *_: Any, **__: Any) -> HttpResponse:
         """What the admin links to as a run's own page is the page that watches it."""
+        if not object_id.isdecimal():
+            raise Http404
         return redirect("admin:training_trainingrun_watch", object_id)
 
     def has_add_permission(self, request: HttpRequest) -> bool:

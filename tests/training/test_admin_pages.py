@@ -773,3 +773,9 @@ def test_without_a_broker_a_set_is_registered_but_not_looked_at(
     keeper.post(reverse("admin:training_dataset_inspect", args=[dataset.pk]))
     dataset.refresh_from_db()
     assert dataset.inspection is not None
+
+
+@pytest.mark.parametrize("name", ["launch", "1x", "99"])
+def test_an_address_that_names_no_run_is_not_found(admin_client: Client, name: str) -> None:
+    address = reverse("admin:training_trainingrun_change", args=[name])
+    assert admin_client.get(address, follow=True).status_code == 404
