@@ -82,8 +82,13 @@ def frame_crop(
     square: their usual place in crops of that origin.
     """
     found = find_in_crop(image, detector)
+    return frame_at(image, fallback if found is None else found, size)
+
+
+def frame_at(image: NDArray[np.uint8], landmarks: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
+    """The same where the landmarks, (5, 2) in the unit square, are known."""
     height, width = image.shape[:2]
-    return _warp(image, (fallback if found is None else found) * (width, height), size)
+    return _warp(image, landmarks * (width, height), size)
 
 
 def find_in_crop(image: NDArray[np.uint8], detector: FaceDetector) -> NDArray[np.float64] | None:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ml.alignment import align_face, find_in_crop
+from ml.alignment import find_in_crop, frame_at
 from ml.datasets import DatasetError
 from ml.datasets.images import SUFFIXES, decode
 from ml.datasets.samples import SPLITS, is_visible
-from ml.faces import LANDMARKS, FaceDetector
+from ml.faces import FaceDetector
 
 WORKERS: Final = 2
 FALLBACK_SAMPLE: Final = 500
@@ -146,10 +146,7 @@ def frame_folder(
     def frame(path: Path) -> bool:
         image = _read(path)
         points = find_in_crop(image, detector)
-        height, width = image.shape[:2]
-        placed = (usual if points is None else points) * (width, height) - 0.5  # to the centres of pixels
-        landmarks = {name: (float(x), float(y)) for name, (x, y) in zip(LANDMARKS, placed, strict=True)}
-        crop = Image.fromarray(align_face(image, landmarks, size))
+        crop = Image.fromarray(frame_at(image, usual if points is None else points, size))
         target = targets[path]
         target.parent.mkdir(parents=True, exist_ok=True)
         (crop if colour else crop.convert("L")).save(target)
