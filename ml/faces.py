@@ -6,6 +6,7 @@ itself needs TensorFlow (about 1.6 GB and seven seconds before the first face). 
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ml.runtime import Network, open_network
+from ml.runtime import Network, available_cores, open_network
 from ml.sheets import Piece, pack
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class Mtcnn:
         self._proposal = _open("pnet", (1, sheet, sheet, 3), device)
         self._refine = _open("rnet", (REFINED_AT_ONCE, 24, 24, 3), device)
         self._output = _open("onet", (OUTPUT_AT_ONCE, 48, 48, 3), device)
+        # OpenCV leaves a small level to one core, and reads the whole photo for it: levels beside each other.
+        self._scaling = ThreadPoolExecutor(available_cores(), "scaling")
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """Return the faces in `image`, RGB uint8 (H, W, 3), the most confident first.
@@ -144,7 +147,7 @@ class Mtcnn:
             return np.empty((0, 4))
         sizes = [(int(height * scale), int(width * scale)) for scale in scales]
         pieces = pack([_cells(size) for size in sizes], SHEET_CELLS, SHEET_MARGIN)
-        (cells,) = self._proposal(_sheets(photo, sizes, pieces))
+        (cells,) = self._proposal(self._sheets(photo, sizes, pieces))
         boxes, scores, of_level = _boxes_of_cells(cells, pieces)
         boxes /= scales[of_level, None]
         # Each level among its own first: all in one go, far away from one another.
@@ -152,6 +155,26 @@ class Mtcnn:
         kept = _suppress(boxes + apart, scores, OVERLAP_IN_SCALE)
         boxes, scores = boxes[kept], scores[kept]
         return boxes[_suppress(boxes, scores, OVERLAP)]
+
+    def _sheets(
+        self, photo: NDArray[np.float32], sizes: Sequence[tuple[int, int]], pieces: Sequence[Piece]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Give the sheets (S, S, 3) with the pixels of every piece, each in its place.
+
+        The levels, (height, width) in `sizes`, are made the largest first: these fill the first sheets, and
+        the network is at work on them meanwhile.
+        """
+        side = SHEET_CELLS * STRIDE + CELL - STRIDE
+        levels = [self._scaling.submit(_resize, photo, *size) for size in sizes]
+        for _, on_sheet in groupby(pieces, key=lambda piece: piece.sheet):
+            sheet = np.zeros((side, side, 3), np.float32)
+            for piece in on_sheet:
+                height, width = (cells * STRIDE + CELL - STRIDE for cells in (piece.rows, piece.columns))
+                top, left = piece.top * STRIDE, piece.left * STRIDE
+                sheet_top, sheet_left = piece.sheet_top * STRIDE, piece.sheet_left * STRIDE
+                level = levels[piece.rectangle].result()[top : top + height, left : left + width]
+                sheet[sheet_top : sheet_top + height, sheet_left : sheet_left + width] = level
+            yield sheet
 
 
 class TensorflowMtcnn:
@@ -216,30 +239,6 @@ def _cells(size: tuple[int, int]) -> tuple[int, int]:
     was repeated."""
     height, width = ((side - CELL + 1) // STRIDE + 1 for side in size)
     return height, width
-
-
-def _sheets(
-    photo: NDArray[np.float32], sizes: Sequence[tuple[int, int]], pieces: Sequence[Piece]
-) -> Iterator[NDArray[np.float32]]:
-    """Give the sheets (S, S, 3) with the pixels of every piece, each in its place.
-
-    A level, (height, width) in `sizes`, is made when the first of its pieces is laid: large ones fill the
-    first sheets, and the network is at work on these meanwhile.
-    """
-    side = SHEET_CELLS * STRIDE + CELL - STRIDE
-    levels: dict[int, NDArray[np.float32]] = {}
-    for _, on_sheet in groupby(pieces, key=lambda piece: piece.sheet):
-        sheet = np.zeros((side, side, 3), np.float32)
-        for piece in on_sheet:
-            if piece.rectangle not in levels:
-                levels[piece.rectangle] = _resize(photo, *sizes[piece.rectangle])
-            height, width = (cells * STRIDE + CELL - STRIDE for cells in (piece.rows, piece.columns))
-            top, left = piece.top * STRIDE, piece.left * STRIDE
-            sheet_top, sheet_left = piece.sheet_top * STRIDE, piece.sheet_left * STRIDE
-            sheet[sheet_top : sheet_top + height, sheet_left : sheet_left + width] = levels[piece.rectangle][
-                top : top + height, left : left + width
-            ]
-        yield sheet
 
 
 def _boxes_of_cells(

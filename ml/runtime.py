@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from itertools import islice
@@ -29,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from openvino import InferRequest
     from torch import nn
 
 Arrays = tuple[NDArray[Any], ...]
@@ -52,6 +54,15 @@ class Network(Protocol):
         They come as an array (N, …) or one after the other; the first are run while the next are made.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Slot:
+    """A place in which one batch runs, with its arrays: to look them up for each batch costs, too."""
+
+    request: "InferRequest"
+    input: NDArray[Any]
+    outputs: list[NDArray[Any]]
 
 
 class DeviceError(ValueError):
@@ -140,8 +151,6 @@ def _mark(folder: Path) -> None:
 
 
 def _on_cpu(folder: Path) -> Network:
-    import openvino
-
     # Batches run beside each other, one a stream, and so do requests, without fighting for the cores. A
     # stream has one thread, or two where most requests bring a single input and leave other cores idle.
     # Full precision: the answers are eager torch's to five digits.
@@ -154,21 +163,25 @@ def _on_cpu(folder: Path) -> Network:
         "CPU",
         {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": cores, "INFERENCE_PRECISION_HINT": "f32"},
     )
-    idle: deque[openvino.InferRequest] = deque([compiled.create_infer_request()])
+
+    def make_slot() -> _Slot:
+        request = compiled.create_infer_request()
+        return _Slot(request, request.get_input_tensor().data, [out.data for out in request.output_tensors])
+
     # The first look at a tensor is when OpenVINO finds numpy, for the whole process. Of two threads that
     # take it at once each waits for the other, for ever: so it is taken here, by one at a time.
     with _first_look:
-        idle[0].get_input_tensor().data  # noqa: B018
+        idle = deque([make_slot()])
 
-    def start(batch: Batch) -> openvino.InferRequest:
+    def start(batch: Batch) -> _Slot:
         try:
-            request = idle.pop()
+            slot = idle.pop()
         except IndexError:
-            request = compiled.create_infer_request()
+            slot = make_slot()
         # Where the last batch is not full, what was there before is run again and not looked at.
-        request.get_input_tensor().data[: len(batch)] = batch
-        request.start_async()
-        return request
+        slot.input[: len(batch)] = batch
+        slot.request.start_async()
+        return slot
 
     marked = time.monotonic()
 
@@ -178,14 +191,14 @@ def _on_cpu(folder: Path) -> Network:
             marked = time.monotonic()
             _mark(folder)
         outputs: list[Arrays] = []
-        running: deque[tuple[int, openvino.InferRequest]] = deque()
+        running: deque[tuple[int, _Slot]] = deque()
 
         def finish() -> None:
-            rows, request = running.popleft()
-            request.wait()
-            # Copied: the request goes on to the next batch.
-            outputs.append(tuple(tensor.data[:rows].copy() for tensor in request.output_tensors))
-            idle.append(request)
+            rows, slot = running.popleft()
+            slot.request.wait()
+            # Copied: the slot goes on to the next batch.
+            outputs.append(tuple(output[:rows].copy() for output in slot.outputs))
+            idle.append(slot)
 
         for batch in _batches(inputs, size):
             if len(running) == 2 * streams:  # each stream has one more to go on with
