@@ -64,6 +64,12 @@ class Checkpoint:
         return float(self.metadata.get("sure_from", 0.0))
 
     @property
+    def shares(self) -> tuple[float, ...] | None:
+        """Each expression's share, above 0, of the faces it was calibrated on; None where nobody counted."""
+        shares = self.metadata.get("calibration", {}).get("shares")
+        return None if shares is None else tuple(shares)
+
+    @property
     def trained_on(self) -> frozenset[str]:
         """The kinds of the data sets whose faces it was trained on, before or after it became this one."""
         before: list[str] = self.metadata.get("trained_before", [])
@@ -211,7 +217,9 @@ def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
     checkpoint = Checkpoint(config, weights, metadata, stated)
     try:
         usable = 0 < checkpoint.temperature < math.inf and 0 <= checkpoint.sure_from <= 1
-    except (TypeError, ValueError, OverflowError):
+        if (shares := checkpoint.shares) is not None:
+            usable &= len(shares) == len(EXPRESSIONS) and all(0 < share <= 1 for share in shares)
+    except (TypeError, ValueError, OverflowError, AttributeError):
         usable = False
     if not usable:
         raise CheckpointError(f"The checkpoint {path} states a calibration that makes no sense.")

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ml.calibration import apply_temperature, choose_threshold, fit_temperature
 from ml.checkpoint import Checkpoint, save_calibrated
 from ml.datasets import Sample
 from ml.engine import predict_logits
+from ml.expressions import EXPRESSIONS
 from ml.metrics import evaluate_predictions
 from training.evaluation import Evaluation, read_faces
 from training.services import Progress
@@ -55,6 +57,8 @@ def calibrate(
     classes = set(labels.tolist())
     before = Evaluation.of(labels, apply_temperature(logits, checkpoint.temperature), 0.0, classes)
     after = Evaluation.of(labels, probabilities, sure_from, classes)
+    # With one face more of each (Laplace), so that an expression that these do not show keeps a share.
+    shares = (np.bincount(labels, minlength=len(EXPRESSIONS)) + 1) / (len(labels) + len(EXPRESSIONS))
     found: dict[str, Any] = {
         "faces": len(labels),
         "wanted": accuracy,
@@ -64,5 +68,7 @@ def calibrate(
         "accuracy": after.coverage.accuracy,
     }
     metrics = evaluate_predictions(labels, probabilities).to_dict()
-    sha256 = save_calibrated(output, checkpoint, temperature, sure_from, metrics, {**told, **found})
+    sha256 = save_calibrated(
+        output, checkpoint, temperature, sure_from, metrics, {**told, **found, "shares": shares.tolist()}
+    )
     return Calibrated(sha256=sha256, temperature=temperature, sure_from=sure_from, **found)

@@ -35,16 +35,20 @@ class Evaluation:
 
     labels: integers (N,). probabilities: (N, 8), calibrated, rows sum to 1. sure_from: the model's
     threshold, 0..1. classes: indices of those that the whole set has, of which these faces may show fewer.
-    metrics: over all eight answers. own: the largest among `classes` wins (the zero-shot protocol). ece:
-    0..1, of BINS bins. nll: in nats. coverage: at the threshold.
+    shares: each expression's share of the faces that the model was calibrated on, if that is known. metrics:
+    over all eight answers. own: the largest among `classes` wins (the zero-shot protocol). even: the same,
+    but no expression is thought likelier than another beforehand, as it is by `shares`. ece: 0..1, of BINS
+    bins. nll: in nats. coverage: at the threshold.
     """
 
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     sure_from: float
     classes: frozenset[int]
+    shares: tuple[float, ...] | None
     metrics: Metrics
     own: Metrics
+    even: Metrics | None
     ece: float
     nll: float
     coverage: Coverage
@@ -56,6 +60,7 @@ class Evaluation:
         probabilities: NDArray[np.float64],
         sure_from: float,
         classes: Collection[int],
+        shares: tuple[float, ...] | None = None,
     ) -> "Evaluation":
         """Raises ValueError as `ml.metrics.evaluate_predictions` does."""
         return cls(
@@ -63,8 +68,10 @@ class Evaluation:
             probabilities,
             sure_from,
             frozenset(classes),
+            shares,
             evaluate_predictions(labels, probabilities),
             evaluate_own_classes(labels, probabilities, classes),
+            None if shares is None else evaluate_own_classes(labels, probabilities, classes, shares),
             expected_calibration_error(labels, probabilities),
             negative_log_likelihood(labels, probabilities),
             coverage_at(labels, probabilities, sure_from),
@@ -72,12 +79,14 @@ class Evaluation:
 
     @classmethod
     def together(cls, parts: "Sequence[Evaluation]") -> "Evaluation":
-        """All faces of several; the highest of their thresholds counts."""
+        """All faces of several; the highest of their thresholds counts, and shares that all have."""
+        shares = {part.shares for part in parts}
         return cls.of(
             np.concatenate([part.labels for part in parts]),
             np.concatenate([part.probabilities for part in parts]),
             max(part.sure_from for part in parts),
             frozenset().union(*(part.classes for part in parts)),
+            shares.pop() if len(shares) == 1 else None,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,6 +95,7 @@ class Evaluation:
             "faces": len(self.labels),
             **self.metrics.to_dict(),
             "own_classes": self.own.to_dict(),
+            "even": self.even.to_dict() if self.even else None,
             "ece": self.ece,
             "nll": self.nll,
             "bins": [asdict(row) for row in reliability(self.labels, self.probabilities)],
@@ -97,6 +107,7 @@ class Evaluation:
         of_said = "" if self.coverage.accuracy is None else f", {self.coverage.accuracy:.3f} of it right"
         more = [
             f"accuracy among the set's own classes  {self.own.accuracy:.3f}",
+            *([f"the same, each as likely beforehand  {self.even.accuracy:.3f}"] if self.even else []),
             f"calibration error (ECE, {BINS} bins)  {self.ece:.3f}",
             f"sure from {self.sure_from:.2f}: says {self.coverage.coverage:.3f}{of_said}",
         ]
@@ -122,7 +133,8 @@ def evaluate_checkpoint(
     faces = read_faces(checkpoint, samples, on_progress)
     logits = predict_logits(checkpoint.build().to(device), faces.faces, device, mirrored=mirrored)
     probabilities = apply_temperature(logits, checkpoint.temperature)
-    return Evaluation.of(faces.labels.numpy(), probabilities, checkpoint.sure_from, classes)
+    labels = faces.labels.numpy()
+    return Evaluation.of(labels, probabilities, checkpoint.sure_from, classes, checkpoint.shares)
 
 
 def classes_of(dataset: Dataset) -> frozenset[int]:

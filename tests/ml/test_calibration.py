@@ -99,6 +99,14 @@ def test_a_calibration_without_sense_is_refused(
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("shares", [[0.125] * 7, [0, *[0.125] * 7], ["much"] * 8, 0.125])
+def test_shares_without_sense_are_refused(plain: Path, tmp_path: Path, shares: object) -> None:
+    path = tmp_path / "broken.safetensors"
+    save_calibrated(path, load_checkpoint(plain), 1.0, 0.5, {}, {"shares": shares})
+    with pytest.raises(CheckpointError, match="makes no sense"):
+        load_checkpoint(path)
+
+
 def test_what_is_served_is_as_sure_as_its_temperature_says(plain: Path) -> None:
     model = load_checkpoint(plain).build()
     faces = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8)

@@ -226,6 +226,18 @@ def test_among_its_own_classes_a_set_is_not_asked_for_others() -> None:
     assert evaluate_own_classes([ANGER], probabilities[:1], [ANGER, NEUTRAL]).accuracy == 0
 
 
+def test_each_expression_is_as_likely_beforehand_where_shares_are_taken_out() -> None:
+    """Bayes by hand: said 0.6 neutral and 0.3 anger, of faces three in four neutral and one in ten angry."""
+    said, shares = np.full((1, 8), 0.0125), np.full(8, 0.025)
+    said[0, [NEUTRAL, ANGER]], shares[[NEUTRAL, ANGER]] = (0.6, 0.3), (0.75, 0.1)
+    assert evaluate_own_classes([ANGER], said, [ANGER, NEUTRAL]).accuracy == 0
+    assert evaluate_own_classes([ANGER], said, [ANGER, NEUTRAL], shares).accuracy == 1
+    assert evaluate_own_classes([ANGER], said, [ANGER, NEUTRAL], np.full(8, 1 / 8)).accuracy == 0
+    # And still no answer that the set does not show, however rare.
+    shares[FEAR] = 1e-6
+    assert evaluate_own_classes([ANGER], said, [ANGER, NEUTRAL], shares).accuracy == 1
+
+
 def test_calibration_error_weighs_the_gap_of_every_bin_by_its_faces() -> None:
     """Three answers at 0.9 of which two are right, one wrong at 0.5: |2/3 - 0.9| and |0 - 0.5|."""
     confidences = np.array([0.9, 0.9, 0.9, 0.5])

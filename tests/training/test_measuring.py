@@ -161,6 +161,14 @@ def test_a_calibrated_model_is_as_right_and_less_wrong_about_it(
     assert calibrated["together"]["coverage"]["threshold"] == pytest.approx(after.sure_from, abs=1e-6)
     assert before.sure_from == 0
 
+    assert before.shares is None
+    assert plain["together"]["even"] is None
+    assert after.shares is not None
+    assert sum(after.shares) == pytest.approx(1)
+    assert min(after.shares) > 0, "also of what the set does not show"
+    assert calibrated["together"]["even"]["per_class"][0]["support"] > 0
+    assert "each as likely beforehand" in call("evaluate_fmpn", faces, output)
+
 
 @pytest.mark.django_db
 def test_an_accuracy_out_of_reach_is_refused_in_a_sentence(
