@@ -110,10 +110,17 @@ def evaluate_own_classes(
     """
     truth, scores = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     evaluate_predictions(truth, scores)  # raises
+    return evaluate_predictions(truth, _among(scores, classes, shares))
+
+
+def _among(
+    scores: NDArray[np.float64], classes: Collection[int], shares: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Scores (N, 8) of which none but one of `classes` can be the largest; shares: as above."""
     if shares is not None:
         scores = scores / np.asarray(shares, np.float64)
     foreign = ~np.isin(np.arange(scores.shape[1]), list(classes))
-    return evaluate_predictions(truth, np.where(foreign, scores.min() - 1, scores))
+    return np.where(foreign, scores.min() - 1, scores)
 
 
 # How sure an answer is, and how right ----------------------------------------------------------------------
@@ -201,6 +208,24 @@ def share_interval(right: int, faces: int) -> tuple[float, float]:
     reach = z * math.sqrt(share * (1 - share) / faces + z * z / (4 * faces * faces))
     whole = 1 + z * z / faces
     return max((centre - reach) / whole, 0.0), min((centre + reach) / whole, 1.0)
+
+
+def interval_over_people(
+    labels: ArrayLike, probabilities: ArrayLike, classes: Collection[int], people: Sequence[str]
+) -> tuple[float, float] | None:
+    """The interval, at CONFIDENCE, of the accuracy among `classes`, where it is people who are independent.
+
+    people: whose each of the N faces is. All faces count alike, so the accuracy is a ratio of two sums over
+    people (Cochran, Sampling Techniques, 1977, section 2.11), with Student's t. None for one person alone, or
+    where nothing scatters.
+    """
+    right = _among(np.asarray(probabilities, np.float64), classes).argmax(axis=1) == np.asarray(labels)
+    _, person = np.unique(list(people), return_inverse=True)
+    faces = np.bincount(person)
+    share = right.mean()
+    of_person = share + (np.bincount(person, right) - share * faces) / faces.mean()
+    deviation, interval = _scatter(of_person)
+    return (max(interval[0], 0.0), min(interval[1], 1.0)) if deviation and interval else None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from ml.metrics import (
     evaluate_predictions,
     expected_calibration_error,
     format_metrics,
+    interval_over_people,
     negative_log_likelihood,
     reliability,
 )
@@ -35,16 +36,18 @@ class Evaluation:
 
     labels: integers (N,). probabilities: (N, 8), calibrated, rows sum to 1. sure_from: the model's
     threshold, 0..1. classes: indices of those that the whole set has, of which these faces may show fewer.
-    shares: each expression's share of the faces that the model was calibrated on, if that is known. metrics:
-    over all eight answers. own: the largest among `classes` wins (the zero-shot protocol). even: the same,
-    but no expression is thought likelier than another beforehand, as it is by `shares`. ece: 0..1, of BINS
-    bins. nll: in nats. coverage: at the threshold.
+    people: whose each face is, empty where that is not known of all. shares: each expression's share of the
+    faces that the model was calibrated on, if that is known. metrics: over all eight answers. own: the
+    largest among `classes` wins (the zero-shot protocol). even: the same, but no expression is thought
+    likelier than another beforehand, as it is by `shares`. ece: 0..1, of BINS bins. nll: in nats. coverage:
+    at the threshold.
     """
 
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float64]
     sure_from: float
     classes: frozenset[int]
+    people: tuple[str, ...]
     shares: tuple[float, ...] | None
     metrics: Metrics
     own: Metrics
@@ -60,14 +63,17 @@ class Evaluation:
         probabilities: NDArray[np.float64],
         sure_from: float,
         classes: Collection[int],
+        people: Sequence[str | None] = (),
         shares: tuple[float, ...] | None = None,
     ) -> "Evaluation":
         """Raises ValueError as `ml.metrics.evaluate_predictions` does."""
+        known = tuple(person for person in people if person)
         return cls(
             labels,
             probabilities,
             sure_from,
             frozenset(classes),
+            known if len(known) == len(people) else (),
             shares,
             evaluate_predictions(labels, probabilities),
             evaluate_own_classes(labels, probabilities, classes),
@@ -86,8 +92,16 @@ class Evaluation:
             np.concatenate([part.probabilities for part in parts]),
             max(part.sure_from for part in parts),
             frozenset().union(*(part.classes for part in parts)),
+            [person for part in parts for person in part.people or [None]],
             shares.pop() if len(shares) == 1 else None,
         )
+
+    @property
+    def over_people(self) -> tuple[float, float] | None:
+        """The interval of the accuracy among the set's own classes, over people; None where there is none."""
+        if not self.people:
+            return None
+        return interval_over_people(self.labels, self.probabilities, self.classes, self.people)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures in plain lists and numbers, ready for JSON; single answers are left out."""
@@ -95,6 +109,8 @@ class Evaluation:
             "faces": len(self.labels),
             **self.metrics.to_dict(),
             "own_classes": self.own.to_dict(),
+            "people": len(set(self.people)) or None,
+            "over_people": self.over_people,
             "even": self.even.to_dict() if self.even else None,
             "ece": self.ece,
             "nll": self.nll,
@@ -105,8 +121,10 @@ class Evaluation:
     def describe(self) -> str:
         """Aligned text for a terminal."""
         of_said = "" if self.coverage.accuracy is None else f", {self.coverage.accuracy:.3f} of it right"
+        reach = self.over_people
+        over = f" ({reach[0]:.3f} to {reach[1]:.3f} over {len(set(self.people))} people)" if reach else ""
         more = [
-            f"accuracy among the set's own classes  {self.own.accuracy:.3f}",
+            f"accuracy among the set's own classes  {self.own.accuracy:.3f}{over}",
             *([f"the same, each as likely beforehand  {self.even.accuracy:.3f}"] if self.even else []),
             f"calibration error (ECE, {BINS} bins)  {self.ece:.3f}",
             f"sure from {self.sure_from:.2f}: says {self.coverage.coverage:.3f}{of_said}",
@@ -133,8 +151,12 @@ def evaluate_checkpoint(
     faces = read_faces(checkpoint, samples, on_progress)
     logits = predict_logits(checkpoint.build().to(device), faces.faces, device, mirrored=mirrored)
     probabilities = apply_temperature(logits, checkpoint.temperature)
-    labels = faces.labels.numpy()
-    return Evaluation.of(labels, probabilities, checkpoint.sure_from, classes, checkpoint.shares)
+    people = [sample.subject for sample in samples]
+    return Evaluation.of(
+        *(faces.labels.numpy(), probabilities, checkpoint.sure_from, classes),
+        people=people,
+        shares=checkpoint.shares,
+    )
 
 
 def classes_of(dataset: Dataset) -> frozenset[int]:

@@ -235,10 +235,9 @@ def _zero_shot(documents: Documents, page: Page) -> Section:
         "Decaestecker, Neural Computation 14, 2002), as in JAFFE none is. Nothing is fitted to the sets; but "
         "the wish for it came from tables like those below, of earlier models, which hardly ever said "
         "anger, disgust or fear, and nearly always rightly.",
-        "An interval over faces takes them to be independent, which those of one person are not. CK+48's is "
-        "too narrow, for its faces are three frames of each film; JAFFE-7's may be, for they are of ten "
-        "people. Their stored results do not tell whose a face is, so there is no other. JAFFE-6's is of the "
-        "mean over its people.",
+        "Intervals are over people, since faces of one person are not independent, let alone CK+48's three "
+        "frames of each film: all faces count alike, and people scatter (`ml/metrics.py`, "
+        "`interval_over_people`).",
     ]
     document = documents.get("zero-shot")
     rows: list[tuple[str, ...]] = [
@@ -601,13 +600,11 @@ def _over_faces(measured: Document | None) -> str:
 
 
 def _over_people(measured: Document | None) -> str:
-    """Among the set's own classes; over people where each part is one person's faces, else over faces."""
+    """Among the set's own classes; over people where the set names them, else over faces."""
     if measured is None:
         return ""
-    if measured.get("parts"):
-        summary = summarise_folds([part["own_accuracy"] for part in measured["parts"]])
-        if summary.interval:
-            return f"{_reach(summary.interval)}, over {summary.folds} people"
+    if interval := measured["together"].get("over_people"):
+        return f"{_reach(interval)}, over {measured['together']['people']} people"
     return f"{_reach(_interval(measured['together']['own_classes']))}, over faces as if independent"
 
 

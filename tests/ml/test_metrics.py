@@ -13,6 +13,7 @@ from ml.metrics import (
     evaluate_predictions,
     expected_calibration_error,
     format_metrics,
+    interval_over_people,
     metrics_of,
     paired_test,
     reliability,
@@ -224,6 +225,28 @@ def test_among_its_own_classes_a_set_is_not_asked_for_others() -> None:
     assert evaluate_own_classes(labels, logits, [ANGER, HAPPINESS]).accuracy == 1
     # A part without a face of one class: the set has it all the same.
     assert evaluate_own_classes([ANGER], probabilities[:1], [ANGER, NEUTRAL]).accuracy == 0
+
+
+def test_people_are_what_an_interval_counts() -> None:
+    """A ratio of sums over people, by hand: 3 of 4, 1 of 2 and 0 of 2 faces right."""
+    labels = np.full(8, ANGER)
+    right = [1, 1, 1, 0, 1, 0, 0, 0]
+    said = np.eye(8)[[ANGER if one else FEAR for one in right]]
+    people = ["a"] * 4 + ["b"] * 2 + ["c"] * 2
+    around = np.array([3 - 0.5 * 4, 1 - 0.5 * 2, 0 - 0.5 * 2])
+    error = (3 / 2 * (around**2).sum()) ** 0.5 / 8
+    low, high = interval_over_people(labels, said, [ANGER, FEAR], people) or (0, 0)
+    assert low == max(0.5 - 4.302653 * error, 0)
+    assert high == pytest.approx(min(0.5 + 4.302653 * error, 1))
+    # As many people as faces: as if independent. A person twice as often is no further person.
+    apart = interval_over_people(labels, said, [ANGER, FEAR], [str(number) for number in range(8)])
+    twice = interval_over_people([*labels] * 2, [*said] * 2, [ANGER, FEAR], [*map(str, range(8))] * 2)
+    assert apart is not None
+    assert twice == pytest.approx(apart)
+    assert apart[0] > 0
+    assert interval_over_people(labels, said, [ANGER, FEAR], ["a"] * 8) is None
+    assert interval_over_people(labels, np.eye(8)[labels], [ANGER, FEAR], people) is None
+    assert interval_over_people(labels, said, [ANGER], people) is None, "no answer but the right one"
 
 
 def test_each_expression_is_as_likely_beforehand_where_shares_are_taken_out() -> None:
