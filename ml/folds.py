@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from ml.datasets import DatasetError, EmptySplitError, Sample, load_samples
 from ml.datasets.images import decode, pixel_digests
+from ml.datasets.samples import first_few
 from ml.near_duplicates import near_pairs, prints_of
 
 # The old project's lists: trainCK_ids_0.csv, testJA_ids_9.csv, MMI's train_ids_3.csv; nothing with " copy".
 LIST_NAME: Final = re.compile(r"(?P<side>train|test)(?P<set>CK|JA|)_ids_(?P<number>[0-9]{1,3})\.csv")
 MAX_BYTES: Final = 16 * 1024 * 1024  # the old lists have at most 25 KB
-SHOWN: Final = 3  # how many names a sentence gives before it says "…"
 
 Sides = tuple[NDArray[np.int64], NDArray[np.int64]]  # positions of the train and of the test part
 
@@ -47,10 +47,10 @@ class Leak:
     def __str__(self) -> str:
         found = []
         if self.images:
-            found.append(f"{_count(len(self.images), 'picture')} ({_shown(self.images)})")
+            found.append(f"{_count(len(self.images), 'picture')} ({first_few(self.images)})")
         if self.subjects:
             people = "person" if len(self.subjects) == 1 else "people"
-            found.append(f"{len(self.subjects)} {people} ({_shown(self.subjects)})")
+            found.append(f"{len(self.subjects)} {people} ({first_few(self.subjects)})")
         return f"Fold {self.fold} is trained on what it is tested on: {' and '.join(found)} on both sides."
 
 
@@ -289,7 +289,3 @@ def _quietly(split: Callable[..., Iterable[Sides]], *arguments: object) -> list[
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join((*names[:SHOWN], "…") if len(names) > SHOWN else names)

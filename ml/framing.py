@@ -14,12 +14,11 @@ from PIL import Image
 from ml.alignment import find_in_crop, frame_at
 from ml.datasets import DatasetError
 from ml.datasets.images import SUFFIXES, decode
-from ml.datasets.samples import SPLITS, is_visible
+from ml.datasets.samples import SPLITS, first_few, is_visible
 from ml.faces import FaceDetector
 
 WORKERS: Final = 2
 FALLBACK_SAMPLE: Final = 500
-SHOWN: Final = 5  # how many names a sentence gives before it says "…"
 
 Progress = Callable[[int, int], None]
 
@@ -72,7 +71,7 @@ class PassedOver:
             )
         if self.misplaced:
             count = f"{len(self.misplaced)} picture{'s' if len(self.misplaced) > 1 else ''}"
-            sentences.append(f"Passed over, in no class folder: {count} ({shown(self.misplaced)}).")
+            sentences.append(f"Passed over, in no class folder: {count} ({first_few(self.misplaced)}).")
         return " ".join(sentences)
 
 
@@ -83,11 +82,6 @@ class Framed:
     total: int
     without_face: tuple[str, ...]
     passed_over: PassedOver
-
-
-def shown(names: Sequence[str]) -> str:
-    """The first few names, for a sentence."""
-    return ", ".join((*names[:SHOWN], "…") if len(names) > SHOWN else names)
 
 
 def measure_framing(

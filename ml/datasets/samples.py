@@ -1,7 +1,7 @@
 """What every reader of a data set gives back, and how sets without official splits are divided."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -67,6 +67,11 @@ def keys_of_split(keys: Iterable[str], split: str) -> set[str]:
         return set(ordered)
     by_tenth = ("train",) * 8 + ("valid", "test")
     return {key for rank, key in enumerate(ordered) if by_tenth[rank * 10 // len(ordered)] == split}
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first three names and "…", for a sentence."""
+    return ", ".join((*names[:3], "…") if len(names) > 3 else names)
 
 
 def check_pictures(table: Path, pictures: Iterable[Path]) -> None:

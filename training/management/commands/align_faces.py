@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ml.datasets import DatasetError
+from ml.datasets.samples import first_few
 from ml.faces import load_detector
-from ml.framing import frame_folder, shown
+from ml.framing import frame_folder
 
 
 class Command(BaseCommand):
@@ -55,7 +56,7 @@ class Command(BaseCommand):
         if framed.without_face:
             self.stdout.write(
                 f"No face was found in {len(framed.without_face)} more, which are cut where the others have"
-                f" it: {shown(framed.without_face)}. Look at them, and delete what is no face."
+                f" it: {first_few(framed.without_face)}. Look at them, and delete what is no face."
             )
         if notes := str(framed.passed_over):
             self.stdout.write(notes)
