@@ -414,8 +414,8 @@ def made_cfee(folder: Path, rows: list[tuple[int, str, str]]) -> Path:
     return folder
 
 
-def test_cfee_is_read_from_its_table_and_compound_expressions_are_passed_over(tmp_path: Path) -> None:
-    words = ("Neutral", "Happy", "Sad", "Angry", "Surprised", "Disgusted", "Fearful", "Sadly angry", "Awed")
+def test_cfee_is_read_from_its_table(tmp_path: Path) -> None:
+    words = ("Neutral", "Happy", "Sad", "Angry", "Surprised", "Disgusted", "Fearful", "Thoughtful")
     made_cfee(tmp_path / "data" / "train_set", [(n, "114", word) for n, word in enumerate(words, 1)])
     found = load_samples("cfee", tmp_path, "train")
     assert shown(found) == {
@@ -429,6 +429,37 @@ def test_cfee_is_read_from_its_table_and_compound_expressions_are_passed_over(tm
     }
     assert {sample.subject for sample in found} == {"CFEE 114"}
     assert all(sample.photo for sample in found)
+    assert {max(sample.target) for sample in found} == {1}
+
+
+def test_compound_expressions_of_cfee_are_halves_to_train_on_and_nowhere_else(tmp_path: Path) -> None:
+    words = ("Sadly angry", "Happily surprised", "Awed", "Hatred", "Appalled", "Disgustedly surprised")
+    rows = [(n, "1", word) for n, word in enumerate((*words, "Quietly happy"), 1)]
+    others = [(10 * n + m, f"{n}", word) for n in range(2, 21) for m, word in enumerate(("Happy", words[0]))]
+    folder = made_cfee(tmp_path / "CFEE", rows + others)
+    splits = {split: load_samples("cfee", folder, split) for split in (*SPLITS, "all")}
+    assert [len({sample.subject for sample in splits[split]}) for split in SPLITS] == [16, 2, 2]
+    for split in ("valid", "test", "all"):
+        assert {max(sample.target) for sample in splits[split]} == {1}
+    assert len(splits["valid"]) == len(splits["test"]) == 2
+
+    halves = {
+        sample.path.name: tuple(EXPRESSIONS[i] for i, share in enumerate(sample.target) if share == 0.5)
+        for sample in splits["train"]
+        if sample.subject == "CFEE 1"
+    }
+    assert halves == {
+        "0001.jpg": ("anger", "sadness"),
+        "0002.jpg": ("happiness", "surprise"),
+        "0003.jpg": ("fear", "surprise"),
+        "0004.jpg": ("anger", "disgust"),
+        "0005.jpg": ("anger", "disgust"),
+        "0006.jpg": ("disgust", "surprise"),
+    }
+    named = {sample.path.name: EXPRESSIONS[sample.expression] for sample in splits["train"]}
+    assert [named[f"000{n}.jpg"] for n in range(1, 7)] == (
+        ["anger", "surprise", "surprise", "anger", "disgust", "surprise"]
+    ), "what it is called by last"
 
 
 @pytest.mark.parametrize(
