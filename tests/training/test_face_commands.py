@@ -89,3 +89,19 @@ def test_missing_data_is_an_error_in_a_sentence(tmp_path: Path) -> None:
         call_command("build_motion_masks", "--data", f"jaffe={nowhere}", "--output", str(tmp_path))
     with pytest.raises(CommandError, match="KIND=DIR"):
         call_command("build_motion_masks", "--data", "jaffe", "--output", str(tmp_path))
+
+
+def test_kaggle_s_table_becomes_a_set_to_train_on(tmp_path: Path) -> None:
+    grey = " ".join(["128"] * 48 * 48)
+    table = tmp_path / "fer2013.csv"
+    table.write_text(f"emotion,pixels,Usage\n3,{grey},Training\n")
+    out = StringIO()
+    asked = ["unpack_fer2013", "--table", str(table), "--output", str(tmp_path / "out")]
+    call_command(*asked, stdout=out)
+    assert (
+        f"Wrote 1 pictures. Train on them by `manage.py train_fmpn --dataset folders --data {tmp_path}"
+        in (out.getvalue())
+    )
+    assert (tmp_path / "out" / "train" / "happiness" / "fer0000000.png").is_file()
+    with pytest.raises(CommandError, match="choose another folder"):
+        call_command(*asked)
