@@ -31,6 +31,7 @@ from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test.client import BOUNDARY, MULTIPART_CONTENT, encode_multipart
 
+from fer_site.bench.serving import free_port
 from fer_site.queues import QUEUES
 from ml import runtime
 from ml.checkpoint import BUNDLED
@@ -61,13 +62,6 @@ def needed(program: str, package: str) -> str:
     if found is None:
         pytest.skip(f"{program} is not installed (Debian: apt-get install {package})")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:

@@ -22,6 +22,8 @@ from django.conf import settings
 from django.test.client import BOUNDARY, MULTIPART_CONTENT, encode_multipart
 from redis import Redis
 
+from fer_site.bench.serving import free_port
+
 ROOT: Final = Path(settings.BASE_DIR)
 TOKEN: Final = re.compile(rb'name="csrfmiddlewaretoken" value="(\w+)"')
 
@@ -33,13 +35,6 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float) -> float:
         assert time.monotonic() - began < seconds, f"{what}: not within {seconds} seconds"
         time.sleep(0.1)
     return time.monotonic() - began
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Broker:

@@ -37,6 +37,7 @@ from PIL import Image
 from pytest_django import Settings
 
 from fer_site import health
+from fer_site.bench.serving import free_port
 from fer_site.health import ANSWERS
 from ml.config import PRESETS
 from ml.expressions import EXPRESSIONS
@@ -48,7 +49,7 @@ from recognition.readiness import READY
 from tests.fer_site.test_deploy import postgresql
 from tests.fer_site.test_every_page import film
 from tests.figures import Figure
-from tests.reliability.servers import TOKEN, Site, Visitor, free_port, restarting, wait_for
+from tests.reliability.servers import TOKEN, Site, Visitor, restarting, wait_for
 from tests.training.conftest import draw_faces, shrink
 from tests.training.test_admin_pages import LAUNCH, form
 from tests.training.test_reports import measure

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fer_site.bench.serving import free_port
 from ml.engine import EpochReport
 from training.sinks import Visdom
 
@@ -21,13 +22,6 @@ SERVER = (
     "from visdom.server.run_server import start_server; "
     "start_server(port={port}, base_url='', env_path={folder!r}, bind_local=True)"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture
