@@ -378,7 +378,9 @@ def test_unusual_colours_are_converted_as_they_should_be(colours: np.ndarray, fi
     )
 
 
-NOTES: Final = (b"Exif", b"Ada", b"http://ns.adobe.com", b"ICC_PROFILE", b"Photoshop")
+# So long that a picture's packed bytes do not hold one by chance.
+OWNER: Final = "Ada Lovelace"
+NOTES: Final = (b"Exif\0\0", OWNER.encode(), b"http://ns.adobe.com", b"ICC_PROFILE", b"Photoshop")
 
 
 def test_a_face_is_found_where_it_is_however_the_camera_was_held(
@@ -388,14 +390,19 @@ def test_a_face_is_found_where_it_is_however_the_camera_was_held(
     boxes = []
     for orientation in range(1, 9):
         exif = Image.Exif()
-        exif[0x0112], exif[0x010F] = orientation, "Camera of Ada"
+        exif[0x0112], exif[0x010F] = orientation, f"Camera of {OWNER}"
         exif.get_ifd(0x8825)[2] = (51.0, 30.0, 0.0)
         stored = upright.transpose(STORED_AS[orientation]) if orientation > 1 else upright
-        notes = {"exif": exif, "comment": b"Ada at home", "xmp": b"<x:xmpmeta>Ada</x:xmpmeta>"}
+        notes = {
+            "exif": exif,
+            "comment": f"{OWNER} at home".encode(),
+            "xmp": f"<x:xmpmeta>{OWNER}</x:xmpmeta>".encode(),
+            "icc_profile": OWNER.encode() * 50,
+        }
         send(
             client,
             "photo.jpg",
-            encoded(stored, "JPEG", quality=100, subsampling=0, icc_profile=b"Ada" * 50, **notes),
+            encoded(stored, "JPEG", quality=100, subsampling=0, **notes),
         )
         boxes.append(Face.objects.get(photo__analysis=Analysis.objects.get()).box)
         for served in pictures(client):
