@@ -312,7 +312,8 @@ def unzip(response: Iterable[bytes]) -> zipfile.ZipFile:
 def test_one_zip_holds_everything(at_home: Client, ada: User, keep: Keep) -> None:
     first = keep(user=ada, note="With Charles", expressions=("happiness", "anger"))
     keep(user=ada)
-    DayNote.objects.create(user=ada, day=timezone.localdate(), text="A long day.\n\nVery.")
+    today = timezone.localdate()
+    DayNote.objects.create(user=ada, day=today, text="A long day.\n\nVery.")
     ApiToken.create_for(ada, "my script")
 
     response = at_home.get(reverse("export"))
@@ -333,7 +334,7 @@ def test_one_zip_holds_everything(at_home: Client, ada: User, keep: Keep) -> Non
     assert [face["expression"] for face in report["photos"][0]["faces"]] == ["happiness", "anger"]
     assert archive.read(f"{folder}/expressions.csv").count(b"\r\n") == 3
     notes = json.loads(archive.read("notes.json"))
-    assert notes["days"] == [{"day": timezone.localdate().isoformat(), "text": "A long day.\n\nVery."}]
+    assert notes["days"] == [{"day": today.isoformat(), "text": "A long day.\n\nVery."}]
     assert [note["text"] for note in notes["analyses"]] == ["With Charles"]
     assert "A long day." in archive.read("notes.md").decode()
     account = json.loads(archive.read("account.json"))

@@ -123,10 +123,9 @@ def test_what_does_not_load_changes_nothing_and_is_said_once(
     checkpoints.activate(bad)
     harm(bad, damage)
 
-    asked, deadline = 0, time.monotonic() + 1  # asked several times in that time
-    while time.monotonic() < deadline:
+    asked = 20
+    for _ in range(asked):  # in a second at least, in which it looks several times what is in service
         assert get_predictor() is before
-        asked += 1
         time.sleep(0.05)
 
     (said,) = [record.getMessage() for record in caplog.records if "cannot be used" in record.getMessage()]
@@ -206,6 +205,7 @@ def test_it_asks_the_database_every_two_seconds_at_most(make: Callable[[str], Ch
         while time.monotonic() - begin < 3:
             get_predictor()
             time.sleep(0.01)
+        get_predictor()  # whenever the last one was: a busy machine may have slept over the second question
 
     assert 1 <= len(queries) <= 2
 
@@ -258,7 +258,7 @@ def test_while_one_thread_loads_the_others_go_on_with_the_old_model(
 
     begin = time.monotonic()
     assert get_predictor() is old
-    assert time.monotonic() - begin < 1, "it waited for the other thread's load"
+    assert time.monotonic() - begin < 5, "it waited for the other thread's load"  # which lasts ten
     may_finish.set()
     loader.join()
 

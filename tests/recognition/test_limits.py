@@ -45,6 +45,7 @@ def test_what_is_over_the_limit_waits_until_the_next_minute() -> None:
     assert limited("somebody else", 2) is None
 
 
+@pytest.mark.usefixtures("same_minute")
 def test_a_new_minute_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     assert [limited("somebody", 1) is None for _ in range(2)] == [True, False]
@@ -54,6 +55,7 @@ def test_a_new_minute_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limited("somebody", 1) is None
 
 
+@pytest.mark.usefixtures("same_minute")
 def test_all_processes_count_on_one_server(running_server: Path) -> None:
     assert [limited("somebody", 2) is None for _ in range(3)] == [True, True, False]
 
