@@ -255,7 +255,7 @@ def postgresql() -> Iterator[str]:
             address = f"postgres://fmpn-fer@127.0.0.1:{port}/"
             ask = ["psql", "--quiet", f"{address}postgres", "--command"]
             create = [*ask, 'CREATE DATABASE "fmpn-fer"']
-            wait_for(lambda: subprocess.run(create, capture_output=True).returncode == 0, 30, "PostgreSQL")
+            wait_for(lambda: subprocess.run(create, capture_output=True).returncode == 0, 60, "PostgreSQL")
             yield f"{address}fmpn-fer"
     finally:
         shutil.rmtree(folder)
@@ -269,7 +269,7 @@ def redis(folder: Path) -> Iterator[str]:
     folder.mkdir()
     command = [str(get_binary_path()), str(DEPLOY / "redis.conf"), "--port", str(port), "--dir", str(folder)]
     with running(command, folder / "log"):
-        wait_for(lambda: listens(port), 10, "the broker")
+        wait_for(lambda: listens(port), 60, "the broker")
         yield f"redis://127.0.0.1:{port}/0"
 
 
@@ -317,7 +317,7 @@ def nginx(server: Server) -> Iterator[None]:
     assert tested.returncode == 0, tested.stderr
     assert "warn" not in tested.stderr, tested.stderr
     with running([*command, "-g", "daemon off;"], folder / "log"):
-        wait_for(lambda: listens(server.secure_port), 10, "nginx")
+        wait_for(lambda: listens(server.secure_port), 60, "nginx")
         yield
 
 
@@ -346,7 +346,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, exports: Path) -> Iterator[
                 )
             command = shlex.split(server.placed(unit["ExecStart"][0]))
             processes.append(stack.enter_context(running(command, folder / f"{name}.log", **where)))
-        wait_for(lambda: is_ready(server), 90, "the site")
+        wait_for(lambda: is_ready(server), 300, "the site")
         yield server
         for process in processes:  # all at once, for each takes a while
             process.terminate()
@@ -421,7 +421,9 @@ def test_four_large_uploads_at_once_are_enough_for_anybody(server: Server) -> No
         for path in ("/analyse/", "/batch/", "/video/", "/api/v1/analyses"):
             with pytest.raises(TimeoutError):  # it is waited for the rest
                 begin(path, "192.0.2.4").recv(1)
-        assert b" 429 " in begin("/video/", "192.0.2.4").recv(100)
+        refused = begin("/video/", "192.0.2.4")
+        refused.settimeout(60)  # an answer may take a busy machine longer
+        assert b" 429 " in refused.recv(100)
         with pytest.raises(TimeoutError):
             begin("/video/", "192.0.2.5").recv(1)
         with pytest.raises(TimeoutError):
@@ -458,7 +460,7 @@ def test_who_reads_slowly_keeps_no_thread_of_the_site(tmp_path: Path) -> None:
         threading.Thread(target=answer, daemon=True).start()
         with secure_connection(server.secure_port) as reader:
             reader.sendall(f"GET /a/token/video.mp4 HTTP/1.1\r\nHost: {SITE}\r\n\r\n".encode())
-            assert sent.wait(10), "it waits for somebody who reads nothing"
+            assert sent.wait(50), "it waits for somebody who reads nothing"
 
 
 def test_figures_are_for_this_machine_and_count_all_processes(server: Server) -> None:
@@ -482,7 +484,7 @@ def test_a_batch_is_read_by_its_worker(server: Server) -> None:
     def state() -> str:
         return str(json.loads(browser.get(f"{address}progress.json")[1])["state"])
 
-    wait_for(lambda: state() in ("done", "failed"), 60, "the batch")
+    wait_for(lambda: state() in ("done", "failed"), 180, "the batch")
     assert state() == "done"
     assert browser.get(f"{address}photo-1.jpg")[0].status == 200
 
@@ -496,7 +498,7 @@ def test_the_clock_ticks_and_the_worker_hears_it(server: Server) -> None:
     left = "SELECT count(*) FROM recognition_analysis WHERE model_name = 'expired'"
     server.run(DEPLOY / "manage.sh", "shell", "--verbosity", "0", "--command", expired)
 
-    wait_for(lambda: bool(server.ask_database(left) == (0,)), 20, "the purge")
+    wait_for(lambda: bool(server.ask_database(left) == (0,)), 60, "the purge")
     for name in SERVICES:
         log = (server.folder / f"{name}.log").read_text()
         assert "Traceback" not in log, log

@@ -101,6 +101,7 @@ def opened(
     chromium: Browser, live_server: LiveServer, client: Client, size: dict[str, int], scheme: str
 ) -> BrowserContext:
     context = chromium.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
+    context.set_default_timeout(120_000)  # one page loads torch
     for name, cookie in client.cookies.items():
         context.add_cookies([{"name": name, "value": cookie.value, "url": live_server.url}])
     return context

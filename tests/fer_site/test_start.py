@@ -57,7 +57,7 @@ class Site:
         """Send a signal to the whole group, as a terminal does; return the exit code."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
-        return self.process.wait(60)
+        return self.process.wait(120)  # of its parts one has 45 seconds, and four have 8
 
     def children(self) -> dict[int, str]:
         """The processes it started, and those they started, each with its command line."""

@@ -10,10 +10,15 @@ from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
 from ml.expressions import EXPRESSIONS
+from recognition import services
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-expect.set_options(timeout=20_000)  # a busy machine is no fault of the page
+
+@pytest.fixture(autouse=True)
+def loaded(transactional_db: None) -> None:
+    """The model, which takes its time once: no page need wait for it."""
+    services.get_predictor()
 
 
 @pytest.fixture
@@ -58,6 +63,10 @@ def test_a_photo_goes_from_the_form_to_its_faces(page: Page, portrait_file: Path
     send.click()
     expect(page.locator("#progress").get_by_role("status")).to_have_text("Sending 2 photos…")
     expect(page.get_by_role("progressbar")).to_be_visible()
+    for _ in range(400):  # what is sent comes to us a moment later than it is said
+        if held:
+            break
+        page.wait_for_timeout(50)
     held[0].continue_()
     page.wait_for_url("**/a/*/", timeout=60_000)
 

@@ -766,7 +766,7 @@ def test_deleting_a_video_takes_its_files_along(
 
 def wait_for(video: Locator, seconds: float) -> None:
     """Until the video stands there."""
-    for _ in range(100):
+    for _ in range(400):
         now = video.evaluate("video => video.seeking ? -1 : video.currentTime")
         if now == pytest.approx(seconds, abs=0.01):
             return
@@ -790,7 +790,7 @@ def test_the_video_plays_with_its_boxes_and_the_timeline_jumps_in_it(
     # The worker has done its part before the browser asks for the page.
     page.route("**/a/*/", lambda route: (work(Analysis.objects.get()), route.continue_()), times=1)
     page.get_by_role("button", name="Read the video").click()
-    page.wait_for_url("**/a/*/")
+    page.wait_for_url("**/a/*/", timeout=120_000)
     expect(page.locator("#watch[data-ready]")).to_be_attached()
     video, boxes = page.locator("video"), page.locator(".boxes .box:visible")
 

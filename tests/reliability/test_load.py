@@ -137,13 +137,17 @@ class Started:
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
     database = tmp_path_factory.mktemp("database") / "db.sqlite3"
     said: list[tuple[int, int]] = []
+    watchers: list[threading.Thread] = []
 
     def watched(port: int) -> list[str]:
-        threading.Thread(target=watch, args=(port, said)).start()
+        watchers.append(threading.Thread(target=watch, args=(port, said)))
+        watchers[-1].start()
         return waitress(port)
 
     variables = places_of("waitress") | {"DATABASE_URL": f"sqlite:///{database}"}
     with web_servers(command=watched, variables=variables) as (server,):
+        for watcher in watchers:  # it may have the last answer before it
+            watcher.join()
         yield Started(server, said, database)
 
 

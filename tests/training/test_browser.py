@@ -23,8 +23,6 @@ from training.models import Dataset, EpochMetric, Fold, State, TrainingRun
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-expect.set_options(timeout=20_000)  # a busy machine is no fault of the page
-
 
 @pytest.fixture(autouse=True)
 def places(settings: Settings, tmp_path: Path) -> None:
