@@ -17,7 +17,8 @@ from fer_site.bench.serving import Client, Server, load, web_servers
 
 FASTER = Row("Reading", "another reader", "ms", 20.0, 100.0, "≤ 0.5", {"faces": 1})
 ALONE = Row("Frames", "–", "frames/s", 40.0, None, "≥ 30")
-PAGE = "# Performance\n\n<!-- bench -->\nold\n<!-- /bench -->\n\nWhat was chosen.\n"
+BEFORE = "what was measured before"  # a shorter word may be in the name of a processor: "old" is in Gold
+PAGE = f"# Performance\n\n<!-- bench -->\n{BEFORE}\n<!-- /bench -->\n\nWhat was chosen.\n"
 
 
 def describe() -> dict[str, int]:
@@ -105,7 +106,7 @@ def test_the_page_gets_the_tables_and_keeps_the_rest(tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# Performance\n\n<!-- bench -->\n")
     assert text.endswith("<!-- /bench -->\n\nWhat was chosen.\n")
-    assert "old" not in text
+    assert BEFORE not in text
     assert text.count("| Reading | 20 ms |") == text.count("| 2 | 30 ms |") == 1
 
 
