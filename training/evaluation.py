@@ -12,6 +12,7 @@ from ml.calibration import apply_temperature
 from ml.checkpoint import Checkpoint
 from ml.datasets import Sample, load_samples
 from ml.engine import FaceSet, predict_logits
+from ml.folds import Fold
 from ml.metrics import (
     BINS,
     Coverage,
@@ -159,9 +160,11 @@ def evaluate_checkpoint(
     )
 
 
-def classes_of(dataset: Dataset) -> frozenset[int]:
-    """The expressions that a whole set shows. Raises DatasetError."""
-    samples = load_samples(dataset.kind, dataset.path, "all")
+def classes_of(dataset: Dataset, folds: Sequence[Fold] = ()) -> frozenset[int]:
+    """The expressions that a whole set shows, or all of its folds: lists may leave some of a set's faces out,
+    as JAFFE's do with neutral ones. Raises DatasetError."""
+    held_out = [sample for fold in folds for sample in fold.test]
+    samples = held_out or load_samples(dataset.kind, dataset.path, "all")
     return frozenset(sample.expression for sample in samples)
 
 

@@ -6,7 +6,7 @@ measures as evaluate_fmpn does, so its runs stand among all others in the admin.
 
 import tomllib
 from argparse import ArgumentError, ArgumentParser
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -17,6 +17,7 @@ from django.conf import settings
 from ml.checkpoint import BUNDLED, Checkpoint, load_checkpoint, save_average
 from ml.config import TrainConfig
 from ml.datasets import KINDS, DatasetError, load_samples
+from ml.folds import Fold
 from ml.metrics import summarise_folds
 from training.calibrating import calibrate
 from training.evaluation import Evaluation, classes_of, evaluate_checkpoint
@@ -392,13 +393,14 @@ def _measure(
     on_progress: Progress,
 ) -> Iterator[tuple[str, Checkpoint, Evaluation]]:
     dataset, pattern = data[measure.data], checkpoints[measure.checkpoint]
-    classes = classes_of(dataset)
+    folds: Sequence[Fold] = ()
     if measure.split == "folds":
         folds = folds_of(dataset, measure.protocol, measure.fold_count, seed)
         parts = [(f"fold {fold.number}", str(fold.number), fold.test) for fold in folds]
     else:
         samples = tuple(load_samples(dataset.kind, dataset.path, measure.split))
         parts = [(measure.split, "0", samples)]
+    classes = classes_of(dataset, folds)
     for name, number, faces in parts:
         checkpoint = load_checkpoint(Path(pattern.replace("{fold}", number)))
         evaluation = evaluate_checkpoint(

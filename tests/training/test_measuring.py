@@ -6,6 +6,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from django.core.management import CommandError, call_command
@@ -136,6 +137,25 @@ def test_folds_are_measured_each_and_together(faces: Path, checkpoint: Path, tmp
     assert measured["summary"]["mean"] == pytest.approx(
         (first["accuracy"] + second["accuracy"]) / 2, abs=1e-6
     )
+
+
+@pytest.mark.django_db
+def test_a_set_s_own_classes_are_those_of_all_its_folds_and_no_others(
+    faces: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Lists that leave six expressions of the set out; the fold that is evaluated shows one of the two."""
+    for fold, (trained, tested) in enumerate((("anger", "fear"), ("fear", "anger"))):
+        for side, name in (("train", trained), ("test", tested)):
+            names = [f"{path.name}\n" for path in sorted((faces / "train" / name).iterdir())]
+            (faces / f"{side}_ids_{fold}.csv").write_text("".join(names))
+    call("evaluate_fmpn", faces, checkpoint, "--folds", "0", "--json", str(tmp_path / "fold.json"))
+    [measured] = read(tmp_path / "fold.json")["measurements"]
+    said = np.sum(measured["together"]["own_classes"]["confusion"], axis=0)
+    known = [EXPRESSIONS.index("anger"), EXPRESSIONS.index("fear")]
+    assert said[known].sum() == measured["together"]["faces"] > 0
+    call("evaluate_fmpn", faces, checkpoint, "--json", str(tmp_path / "split.json"))
+    [whole] = read(tmp_path / "split.json")["measurements"]
+    assert whole["together"]["own_classes"]["confusion"] == whole["together"]["confusion"]
 
 
 @pytest.mark.django_db

@@ -77,8 +77,7 @@ class Command(BaseCommand):
         try:
             device = torch.device(choose_device(options["device"]))
             dataset = _dataset(options)
-            split, parts = _parts(dataset, options)
-            classes = classes_of(dataset)
+            split, parts, classes = _parts(dataset, options)
             with progress_bar() as show:
                 for part in parts:
                     checkpoint = load_checkpoint(part.checkpoint)
@@ -121,8 +120,8 @@ def _dataset(options: dict[str, Any]) -> Dataset:
     return dataset
 
 
-def _parts(dataset: Dataset, options: dict[str, Any]) -> tuple[str, list[Part]]:
-    """What is to be evaluated, and a word for all of it. Raises DatasetError or LaunchError."""
+def _parts(dataset: Dataset, options: dict[str, Any]) -> tuple[str, list[Part], frozenset[int]]:
+    """A word for what is evaluated, its parts, the set's own classes. Raises DatasetError or LaunchError."""
     path = str(options["checkpoint"])
     if options["folds"] != ():
         folds = folds_of(dataset, options["protocol"], options["fold_count"], options["seed"])
@@ -131,7 +130,7 @@ def _parts(dataset: Dataset, options: dict[str, Any]) -> tuple[str, list[Part]]:
         if unknown := set(numbers) - set(known):
             raise DatasetError(f"{dataset.name} has no fold {min(unknown)}.")
         division = division_sha256(folds, dataset.path)
-        return f"folds, {options['protocol']}", [
+        parts = [
             Part(
                 f"fold {number}",
                 Path(path.replace("{fold}", str(number))),
@@ -140,13 +139,16 @@ def _parts(dataset: Dataset, options: dict[str, Any]) -> tuple[str, list[Part]]:
             )
             for number in numbers
         ]
+        return f"folds, {options['protocol']}", parts, classes_of(dataset, folds)
+    classes = classes_of(dataset)
     if options["list"]:
         samples = load_samples(dataset.kind, dataset.path, "all")
         name, chosen = options["list"].name, read_list(options["list"], samples, dataset.path)
-        return name, [Part(name, Path(path), chosen, partial(may_have_seen, kind=dataset.kind))]
+        return name, [Part(name, Path(path), chosen, partial(may_have_seen, kind=dataset.kind))], classes
     split = options["split"]
     chosen = load_samples(dataset.kind, dataset.path, split)
-    return split, [Part(split, Path(path), chosen, partial(may_have_seen, kind=dataset.kind, split=split))]
+    part = Part(split, Path(path), chosen, partial(may_have_seen, kind=dataset.kind, split=split))
+    return split, [part], classes
 
 
 def _write_predictions(
