@@ -12,8 +12,12 @@ from ml.datasets.samples import DatasetError, Sample, check_pictures, divide_by_
 PLACES: Final = (".", "train_set", "data/train_set")
 COLUMNS: Final = ("Index", "identity", "emotion_cat")
 BASIC: Final = ("neutral", "happy", "sad", "angry", "surprised", "disgusted", "fearful")
-ADVERBS: Final = {"happily": "happy", "sadly": "sad", "angrily": "angry", "fearfully": "fearful"} | {
-    "disgustedly": "disgusted"
+ADVERBS: Final = {
+    "happily": "happy",
+    "sadly": "sad",
+    "angrily": "angry",
+    "fearfully": "fearful",
+    "disgustedly": "disgusted",
 }
 # What the compounds of one word are made of, the stronger half last, by the paper.
 OF_ONE_WORD: Final = {
