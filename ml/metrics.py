@@ -103,10 +103,10 @@ def evaluate_own_classes(
     """The zero-shot protocol: the largest among `classes` wins, those of the whole set that the faces are of.
 
     For a model of eight expressions on a set that shows fewer: what the set cannot show is no answer.
-    shares: of each expression among the faces the model knows, (8,), above 0. What it says is divided by
-    them, so that every expression is as likely beforehand (Saerens, Latinne and Decaestecker, Neural
-    Computation 14, 2002, equation 2.4, with even new priors). Other arguments and errors as of
-    `evaluate_predictions`.
+    shares: of each expression among the faces the model knows, (8,), above 0. What it says, which must be
+    probabilities then, is divided by them, so that every expression is as likely beforehand (Saerens, Latinne
+    and Decaestecker, Neural Computation 14, 2002, equation 2.4, with even new priors). Other arguments and
+    errors as of `evaluate_predictions`.
     """
     truth, scores = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     evaluate_predictions(truth, scores)  # raises

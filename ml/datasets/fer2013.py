@@ -40,6 +40,8 @@ def unpack_fer2013(table: Path, votes: Path | None, output: Path, on_progress: P
         count = 0
         for count in _write_ferplus(table, votes, folder) if votes else _write_folders(table, folder):
             on_progress(count)
+        if not count:
+            raise DatasetError(f"{table} has no picture in it.")
     return count
 
 

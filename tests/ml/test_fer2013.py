@@ -78,6 +78,7 @@ def test_with_the_votes_it_becomes_ferplus(tmp_path: Path) -> None:
     ("broken", "reason"),
     [
         ("emotion,pixels\n0,1", "has no column Usage"),
+        ("emotion,pixels,Usage\n", "has no picture in it"),
         ("emotion,pixels,Usage\n7,1 2,Training", "Line 2 of .* expression from 0 to 6, not '7'"),
         ("emotion,pixels,Usage\n0,1 2,Training", "Line 2 of .* no 48 × 48 grey values"),
         (f"emotion,pixels,Usage\n0,{'300 ' * 48**2},Training", "Line 2 of .* no 48 × 48 grey values"),
