@@ -142,7 +142,7 @@ if database["ENGINE"] == "django.db.backends.sqlite3":
     database["OPTIONS"] = {
         "timeout": 20,
         "transaction_mode": "IMMEDIATE",
-        # And what is deleted is written over (recognition.services.purge_expired empties the log as well).
+        # And what is deleted is written over (recognition.purging.purge_expired empties the log as well).
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA secure_delete=ON;",
     }
 DATABASES = {"default": database}

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ml.mtcnn_weights import WEIGHTS_SHA256
 from ml.runtime import Network, available_cores, open_network
 from ml.sheets import Piece, pack
 
@@ -43,17 +44,6 @@ CANDIDATES_AT_ONCE: Final = 512  # bounds the memory that a group photo of 40 me
 
 # How a found box is moved to be looked at once more: right, left, down and up by this share of its side.
 NUDGES: Final = 0.08 * np.array([(1, 0, 1, 0), (-1, 0, -1, 0), (0, 1, 0, 1), (0, -1, 0, -1)])
-
-# The weight files are joblib pickles: only these very bytes are ever unpickled.
-WEIGHTS_SHA256: Final = {
-    "pnet": "ea6b0c3e685ebee3165326ad6484acc95f2ef78f1c94fbf40a55704fa989f7b5",
-    "rnet": "cb00e6460f3c98b0bfafaba3c0a0ded4bdf6e62cee7174d969e8670d7e757fee",
-    "onet": "94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
-}
-
-
-class DetectorError(ValueError):
-    """A detector that cannot be loaded. Its text is a sentence fit for a person."""
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,15 @@
 Each takes what `ml.faces` cuts out of a photo, RGB 0..255 (N, H, W, 3), and gives (N, …) arrays in its order.
 """
 
-import hashlib
-import importlib.util
-import io
-from pathlib import Path
 from typing import Final
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ml.faces import WEIGHTS_SHA256, DetectorError
+from ml.mtcnn_weights import read_weights
 
 
 def load_net(name: str) -> nn.Module:
@@ -25,7 +20,7 @@ def load_net(name: str) -> nn.Module:
     Raises DetectorError where the weights are missing or altered.
     """
     net = NETS[name]()
-    _fill(net, _read_weights(name))
+    _fill(net, read_weights(name))
     _take_bytes(net)
     return net.eval()
 
@@ -101,29 +96,6 @@ class FlattenByColumn(nn.Module):
 
 
 NETS: Final[dict[str, type[nn.Module]]] = {"pnet": ProposalNet, "rnet": RefineNet, "onet": OutputNet}
-
-
-def _read_weights(name: str) -> list[NDArray[np.float32]]:
-    """Return one network's arrays, in Keras's order and layout, from the installed `mtcnn` package."""
-    # The package's own loader would take a file of that name from the working directory first.
-    spec = importlib.util.find_spec("mtcnn")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder) / "assets" / "weights" / f"{name}.lz4"
-        if path.is_file():
-            break
-    else:
-        raise DetectorError(
-            f"The face detector's weights ({name}.lz4) are missing: "
-            "install the requirements again, the mtcnn package carries them."
-        )
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != WEIGHTS_SHA256[name]:
-        raise DetectorError(
-            f"The face detector's weights {path} are not the known ones and were not opened: "
-            "install the requirements again, with the locked version of mtcnn."
-        )
-    weights: list[NDArray[np.float32]] = joblib.load(io.BytesIO(content))  # type: ignore[no-untyped-call]
-    return weights
 
 
 @torch.no_grad()

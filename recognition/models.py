@@ -59,7 +59,7 @@ class Analysis(models.Model):
     CANCELLED  its owner stopped it; what was read until then stays
 
     QUEUED → RUNNING → DONE | FAILED; QUEUED | RUNNING → CANCELLED; RUNNING → QUEUED where its worker was
-    lost. An analysis ends when its owner deletes it or `services.purge_expired` does, once `expires` has
+    lost. An analysis ends when its owner deletes it or `purging.purge_expired` does, once `expires` has
     passed: its rows first, then, once they are surely gone, its folder.
     """
 

@@ -5,28 +5,22 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from django.conf import settings
-from django.contrib.admin.models import LogEntry
 from django.core.files import File
-from django.core.management import call_command
 from django.db import Error as DatabaseError
-from django.db import connection, transaction
-from django.utils import timezone
+from django.db import transaction
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from ml.in_service import InService, checkpoint_in_service
-from ml.runtime import sweep_exports
 from recognition.access import Owner
 from recognition.admission import places
-from recognition.background import Progress
 from recognition.counters import count_faces
-from recognition.models import Analysis, AuditEntry, Face, Photo, Rejection, analyses_folder, retention
+from recognition.models import Analysis, AuditEntry, Face, Photo, Rejection
 from recognition.pictures import encode_crop, encode_mask, encode_photo
 from recognition.uploads import Limits, PhotoError, decode_photo, display_name
 
@@ -275,59 +269,3 @@ def begin_reading(analysis: Analysis, model_name: str) -> None:
     with transaction.atomic():
         Analysis.objects.filter(pk=analysis.pk).update(model_name=analysis.model_name)
         AuditEntry.of(analysis, AuditEntry.Action.READ).save()
-
-
-def read_in_background(analysis: Analysis, progress: Progress) -> None:
-    """What a worker does with a batch or a video."""
-    # Here and not above: they build upon this module.
-    from recognition.batches import read_batch
-    from recognition.videos import read_video
-
-    readers = {Analysis.Kind.BATCH: read_batch, Analysis.Kind.VIDEO: read_video}
-    readers[Analysis.Kind(analysis.kind)](analysis, progress)
-
-
-def purge_expired() -> int:
-    """Delete every analysis whose time has passed, folders a killed process left without a row, uploaded
-    videos and batches that nobody will read any more, and what the audit need not tell any longer.
-
-    Returns how many analyses were deleted.
-    """
-    from recognition.batches import drop_incoming
-    from recognition.videos import drop_raw_files
-
-    _, by_model = Analysis.objects.expired().delete()
-    forgotten = timezone.now() - AuditEntry.KEPT
-    AuditEntry.objects.filter(time__lt=forgotten).delete()
-    LogEntry.objects.filter(action_time__lt=forgotten).delete()  # the admin's own
-    call_command("clearsessions")  # a browser's word is forgotten with its cookie
-    _sweep_orphans()
-    drop_raw_files()
-    drop_incoming()
-    sweep_exports(DAYS_WITHOUT_USE)
-    _empty_log()
-    purged = by_model.get(Analysis._meta.label, 0)
-    if purged:
-        logger.info("Purged %d expired analyses.", purged)
-    return purged
-
-
-def _empty_log() -> None:
-    """SQLite's log of changes still holds the rows that were deleted, until it is written over by chance."""
-    if connection.vendor == "sqlite" and not connection.in_atomic_block:
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _sweep_orphans() -> None:
-    if not analyses_folder().is_dir():
-        return
-    # What is being received has no row yet, and is written to meanwhile.
-    oldest = (timezone.now() - min(retention(), timedelta(hours=2))).timestamp()
-    for folder in analyses_folder().iterdir():
-        try:
-            is_old = max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < oldest
-        except FileNotFoundError:  # deleted by its owner meanwhile
-            continue
-        if is_old and not Analysis.objects.filter(pk=folder.name).exists():
-            shutil.rmtree(folder, ignore_errors=True)

@@ -584,10 +584,10 @@ for raw in (
     raw.write_bytes(b"x")
 """
     read = """
-from recognition import background, services
+from recognition.tasks import read_analysis
 from recognition.models import Analysis
 for one in Analysis.objects.order_by("kind"):
-    background.run(one.pk, services.read_in_background)
+    read_analysis(one.pk)
     one.refresh_from_db()
     print(one.kind, one.state, one.error)
 """

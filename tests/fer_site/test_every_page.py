@@ -20,8 +20,9 @@ from playwright.sync_api import Browser, BrowserContext, Page
 from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
-from recognition import background, services
+from recognition import background
 from recognition.samples import SAMPLES
+from recognition.tasks import read_analysis
 
 PHONE: Final = {"width": 360, "height": 740}
 DESK: Final = {"width": 1280, "height": 900}
@@ -76,7 +77,7 @@ def pages(client: Client, alone: list[str]) -> dict[str, str]:
     batch = client.post(reverse("batch"), {"photos": [sample(), sample()]})["Location"]
     video = client.post(reverse("video"), {"video": film()})["Location"]
     for token in alone:
-        background.run(token, services.read_in_background)
+        read_analysis(token)
     waiting = client.post(reverse("batch"), {"photos": [sample()]})["Location"]
     found = {name: reverse(name) for name in dict.fromkeys((*OF_EVERYBODY, *OF_A_PERSON))}
     (day,) = set(re.findall(r"/history/\d+/\d+/\d+/", client.get(photos).content.decode()))

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ml import runtime
-from ml.faces import LANDMARKS, DetectorError, Mtcnn, load_detector
+from ml.faces import LANDMARKS, Mtcnn, load_detector
+from ml.mtcnn_weights import DetectorError
 
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = ROOT.parent / "shared" / "photos"

@@ -19,6 +19,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from recognition import background, batches, services
 from recognition.models import Analysis, Face, Photo
+from recognition.tasks import read_analysis
 from tests.recognition.conftest import Keep
 
 Files = dict[str, bytes]
@@ -65,7 +66,7 @@ def read(send: Send) -> Send:
 
     def read(files: Files) -> Analysis:
         analysis = send(files)
-        background.run(analysis.pk, services.read_in_background)
+        read_analysis(analysis.pk)
         analysis.refresh_from_db()
         return analysis
 
@@ -166,7 +167,7 @@ def test_files_of_another_field_are_passed_over(client: Client, portrait: bytes,
     assert client.post("/batch/", fields).status_code == 302
 
     analysis = Analysis.objects.get()
-    background.run(analysis.pk, services.read_in_background)
+    read_analysis(analysis.pk)
     faces = [(photo.name, photo.faces.count()) for photo in analysis.photos.all()]
     assert faces == [("a.jpg", 1), ("b.jpg", 0)]
     assert not analysis.rejections.exists()
@@ -205,7 +206,7 @@ def test_one_that_takes_over_from_a_lost_worker_reads_nothing_twice(
 
     monkeypatch.setattr(background.Progress, "report", lost)
     with pytest.raises(SystemExit):
-        background.run(analysis.pk, services.read_in_background)
+        read_analysis(analysis.pk)
     monkeypatch.setattr(background.Progress, "report", report)
     first = list(Photo.objects.values_list("pk", flat=True))
     assert len(first) == 2
@@ -213,7 +214,7 @@ def test_one_that_takes_over_from_a_lost_worker_reads_nothing_twice(
     before = services.get_predictor().name
     monkeypatch.setattr(services.get_predictor(), "name", "another model")
     Analysis.objects.update(state="queued")
-    background.run(analysis.pk, services.read_in_background)
+    read_analysis(analysis.pk)
     analysis.refresh_from_db()
     assert (analysis.state, analysis.done) == ("done", 3)
     assert list(analysis.photos.values_list("number", flat=True)) == [1, 2, 3]
@@ -224,13 +225,13 @@ def test_one_that_takes_over_from_a_lost_worker_reads_nothing_twice(
 def test_without_its_files_a_batch_is_done_where_all_of_it_was_read(read: Send, landscape: bytes) -> None:
     analysis = read({"a.jpg": landscape, "b.jpg": landscape})
     Analysis.objects.update(state="queued")
-    background.run(analysis.pk, services.read_in_background)
+    read_analysis(analysis.pk)
     analysis.refresh_from_db()
     assert analysis.state == "done", "its worker was lost before it could say so"
 
     Analysis.objects.update(state="queued")
     Photo.objects.filter(number=2).delete()  # as in a backup made meanwhile
-    background.run(analysis.pk, services.read_in_background)
+    read_analysis(analysis.pk)
     analysis.refresh_from_db()
     assert (analysis.state, analysis.error) == ("failed", background.UPLOAD_IS_GONE)
 
@@ -248,7 +249,7 @@ def test_what_was_read_until_it_is_cancelled_stays(
         report(progress, done, total)
 
     monkeypatch.setattr(background.Progress, "report", cancelling)
-    background.run(analysis.pk, services.read_in_background)
+    read_analysis(analysis.pk)
     analysis.refresh_from_db()
     assert analysis.state == "cancelled"
     assert analysis.photos.count() == 2
@@ -446,7 +447,7 @@ def test_a_person_sends_photos_sees_how_far_it_is_and_gets_the_gallery(
     assert "2 files chosen" in page.inner_text("#chosen")
     page.click("#send")
     page.wait_for_selector("#job")
-    background.run(queue[0], services.read_in_background)  # the page finds out by itself
+    read_analysis(queue[0])  # the page finds out by itself
     page.wait_for_selector(".gallery")
     assert "happiness" in page.inner_text(".gallery")
     page.click(".gallery a")
@@ -466,7 +467,7 @@ def test_who_has_many_uploads_waiting_sends_the_next_one_later(
 
     status, answer = post(client, {"c.jpg": portrait})
     assert (status, "not read yet" in answer["error"]) == (429, True)
-    background.run(first.pk, services.read_in_background)
+    read_analysis(first.pk)
     assert post(client, {"c.jpg": portrait})[0] == 201
 
 

@@ -30,8 +30,9 @@ from pytest_django.live_server_helper import LiveServer
 from ml.expressions import EXPRESSIONS
 from recognition import background, services, videos
 from recognition.models import Analysis, Sighting, Track, analyses_folder
+from recognition.purging import purge_expired
 from recognition.samples import SAMPLES
-from recognition.services import purge_expired
+from recognition.tasks import read_analysis
 from recognition.timelines import stretches
 from recognition.tracking import Box, Tracker
 
@@ -134,7 +135,7 @@ def send(client: Client) -> Send:
 
 def work(analysis: Analysis) -> Analysis:
     """What the worker does when the message comes."""
-    background.run(analysis.pk, services.read_in_background)
+    read_analysis(analysis.pk)
     analysis.refresh_from_db()
     return analysis
 
@@ -486,7 +487,7 @@ def test_a_video_deleted_while_it_is_read_is_gone(
         return show(result, seconds, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(videos._Result, "show", deleted)
-    background.run(waiting.pk, services.read_in_background)
+    read_analysis(waiting.pk)
 
     assert not Analysis.objects.exists()
     assert not waiting.folder.exists()

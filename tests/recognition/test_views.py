@@ -25,7 +25,7 @@ from ml.expressions import EXPRESSIONS
 from recognition import tasks
 from recognition.models import Analysis, Face, Photo, Rejection
 from recognition.palette import COLOURS
-from recognition.services import purge_expired
+from recognition.purging import purge_expired
 from tests.figures import Figure
 from tests.recognition.conftest import Keep
 

@@ -139,12 +139,12 @@ def _said(response: Any) -> tuple[int, str]:
 
 def _in_background(response: Any) -> tuple[int, str]:
     """And what a worker makes of it."""
-    from recognition import background, services
     from recognition.models import Analysis
+    from recognition.tasks import read_analysis
 
     if response.status_code == 201:
         token = response.json()["url"].split("/")[2]
-        background.run(token, services.read_in_background)
+        read_analysis(token)
         analysis = Analysis.objects.get(pk=token)
         rejected = analysis.rejections.values_list("reason", flat=True)
         return 201, " ".join([analysis.state, analysis.error, *rejected]).strip()

@@ -29,10 +29,11 @@ from PIL import Image, ImageCms, features
 from PIL.PngImagePlugin import PngInfo
 from pytest_django import Settings
 
-from recognition import background, services, videos
+from recognition import background, videos
 from recognition.models import Analysis, Face, Photo, Rejection
 from recognition.pictures import FILENAME
 from recognition.samples import SAMPLES
+from recognition.tasks import read_analysis
 from recognition.uploads import BACKDROP, Limits, decode_photo
 from tests.figures import Figure
 from tests.recognition.conftest import *  # noqa: F403 (its fixtures)
@@ -478,7 +479,7 @@ def test_whatever_a_file_is_called_it_is_stored_under_our_own_name(
         assert status in (302, 400), name
         for analysis in Analysis.objects.all():
             taken += 1
-            background.run(analysis.pk, services.read_in_background)
+            read_analysis(analysis.pk)
             for path in tmp_path.rglob("*"):
                 ours = path in (media, media / "analyses", analysis.folder)
                 assert ours or (path.parent == analysis.folder and FILENAME.fullmatch(path.name)), path
@@ -506,7 +507,7 @@ def test_members_of_a_zip_leave_its_folder_as_little(client: Client, media: Path
 
     assert send(client, "album.zip", album, "/batch/") == 302
     analysis = Analysis.objects.get()
-    background.run(analysis.pk, services.read_in_background)
+    read_analysis(analysis.pk)
 
     analysis.refresh_from_db()
     assert analysis.state == "done", analysis.error

@@ -29,7 +29,8 @@ from redis import Redis
 
 from fer_site.logs import PlainFormatter, WithRequest
 from recognition.models import Analysis, AuditEntry
-from recognition.services import get_predictor, purge_expired
+from recognition.purging import purge_expired
+from recognition.services import get_predictor
 from tests.figures import Figure
 from tests.recognition.conftest import *  # noqa: F403 (its fixtures)
 from tests.recognition.test_batches import packed
@@ -301,7 +302,7 @@ def test_nothing_is_left_on_a_real_site(tmp_path: Path, large: bytes, end: str, 
         else:
             wait_for("the end of its time", lambda: visitor.ask("GET", addresses[-1])[0] == 404, 120)
         # As the schedule has it, four times an hour.
-        site.manage("shell", "-c", "from recognition.services import purge_expired; purge_expired()")
+        site.manage("shell", "-c", "from recognition.purging import purge_expired; purge_expired()")
 
         assert site.ask("SELECT count(*) FROM recognition_analysis") == [(0,)]
         assert found(traces, places()) == []
