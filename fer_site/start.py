@@ -42,6 +42,8 @@ SECONDS_TO_TRY_AGAIN: Final = 10
 WEB_THREADS: Final = 8
 # The C library of Linux gives every thread a heap of its own, and each keeps what its largest photo took.
 WEB_ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2"}
+# Whoever waits for a page goes first (POSIX niceness; deploy/systemd says the same).
+NICENESS_OF_TRAINING, NICENESS_OF_ANALYSES = 10, 5
 TRAINING_WORKER: Final = "training worker"
 ANALYSIS_WORKER: Final = "analysis worker"
 
@@ -66,9 +68,11 @@ class Service:
         name: str,
         *command: str | Path,
         patience: float = SECONDS_TO_STOP,
+        niceness: int = 0,
         environment: Mapping[str, str] | None = None,
         last_words: str = "above",
     ) -> "Service":
+        command = (*giving_way(niceness), *command)
         # A session of its own: Ctrl-C in the terminal reaches only us, and we stop the parts in order.
         process = subprocess.Popen(command, cwd=settings.BASE_DIR, env=environment, start_new_session=True)
         return cls(name, process, time.monotonic(), patience, last_words)
@@ -323,6 +327,7 @@ def start_training_worker() -> Service:
         "--concurrency=1",
         "--queues=training",
         patience=SECONDS_TO_END_A_BATCH,
+        niceness=NICENESS_OF_TRAINING,
     )
 
 
@@ -333,6 +338,7 @@ def start_analysis_worker() -> Service:
         "--hostname=analyses@%h",
         "--concurrency=1",
         "--queues=analyses",
+        niceness=NICENESS_OF_ANALYSES,
     )
 
 
@@ -353,7 +359,12 @@ def watch(running: list[Service]) -> None:
             running[place] = replaceable[service.name]()
 
 
-def _start_celery(name: str, *options: str, patience: float = SECONDS_TO_STOP) -> Service:
+def giving_way(niceness: int) -> tuple[str, ...]:
+    """What a command begins with that leaves the cores to those that want them; nothing on Windows."""
+    return ("nice", "-n", str(niceness)) if niceness and sys.platform != "win32" else ()
+
+
+def _start_celery(name: str, *options: str, patience: float = SECONDS_TO_STOP, niceness: int = 0) -> Service:
     return Service.start(
         name,
         sys.executable,
@@ -366,6 +377,7 @@ def _start_celery(name: str, *options: str, patience: float = SECONDS_TO_STOP) -
         *("--without-gossip", "--without-mingle"),  # the workers have nothing to tell each other
         *options,
         patience=patience,
+        niceness=niceness,
     )
 
 

@@ -7,13 +7,14 @@ from typing import Final
 
 from PIL import Image
 
-from fer_site.bench.measuring import in_process, take_turns
+from fer_site.bench.measuring import beside, in_process, take_turns
 from fer_site.bench.photos import as_jpeg, group, portrait
 from fer_site.bench.processes import CLIENTS
 from fer_site.bench.reading import read_bytes, through_folder
 from fer_site.bench.serving import load, web_servers
 from fer_site.bench.telling import Tables
-from fer_site.bench.training import measure_folds
+from fer_site.bench.training import measure_folds, train_without_end
+from fer_site.start import NICENESS_OF_TRAINING, giving_way
 
 FACES_OF_FOLD: Final = 512
 SIZES: Final = ((320, 240), (640, 480), (1280, 960), (2560, 1920), (5120, 3840), (7300, 5475))
@@ -34,6 +35,11 @@ def growth() -> Tables:
         f"Web processes, {CLIENTS} clients": [
             (f"{processes}", _clients(processes, CLIENTS)) for processes in (1, 2, 4)
         ],
+        "A photo of 480×640 while a fold is trained on the same cores": [
+            ("nothing is trained", _milliseconds(portrait(480, 640))),
+            ("a training of equal rank", _while_training(0)),
+            ("one that gives way, as `make run` starts it", _while_training(NICENESS_OF_TRAINING)),
+        ],
         f"Folds of {FACES_OF_FOLD} faces, one epoch each, on training workers of this machine": [
             (f"{folds} on {workers}", _folds(folds, workers))
             for folds, workers in ((1, 1), (2, 1), (4, 1), (4, 2))
@@ -44,6 +50,11 @@ def growth() -> Tables:
 def _milliseconds(image: Image.Image) -> str:
     data = as_jpeg(image)
     return f"{take_turns(lambda: read_bytes(data), runs=8)[0] * 1e3:.0f} ms"
+
+
+def _while_training(niceness: int) -> str:
+    with beside(train_without_end, *giving_way(niceness)):
+        return _milliseconds(portrait(480, 640))
 
 
 def _folder(photos: int) -> str:

@@ -7,7 +7,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -68,6 +69,30 @@ def in_process(function: Callable[..., Any], *arguments: str) -> Any:
     if done.returncode:
         raise RuntimeError(f"{function.__name__} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def beside(function: Callable[[], None], *prefix: str) -> Iterator[str]:
+    """A function of a module runs in a process of its own while the block does; it says a line first.
+
+    prefix: what its command begins with. Gives that line; raises RuntimeError where there is none.
+    """
+    process = subprocess.Popen(
+        [*prefix, *_command(function)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{function.__name__} ended before it had begun.")
+        yield line.strip()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _command(function: Callable[..., Any], *arguments: str) -> list[str]:

@@ -5,11 +5,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_site.bench.measuring import RUNS, WARM_UP, Row, in_process, take_turns
+from fer_site.bench.measuring import RUNS, WARM_UP, Row, in_process, say, take_turns
 
 if TYPE_CHECKING:
     from ml.engine import BatchReport
@@ -105,6 +105,14 @@ def measure_folds(folds: str, faces: str) -> dict[str, float]:
     for _ in range(int(folds)):
         _train_fold(int(faces))
     return {"seconds": time.perf_counter() - began}
+
+
+def train_without_end() -> None:
+    """Fold after fold, for what else a machine does meanwhile; says a line when it is under way."""
+    for fold in count():
+        _train_fold(512)
+        if fold == 0:
+            say("under way")
 
 
 def _train_fold(faces: int, on_batch: "Callable[[BatchReport], None]" = lambda _: None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 
 from fer_site.bench import __main__ as command
 from fer_site.bench import measuring, telling
-from fer_site.bench.measuring import Row, in_process, take_turns
+from fer_site.bench.measuring import Row, beside, in_process, take_turns
 from fer_site.bench.photos import as_jpeg, group, portrait
 from fer_site.bench.profile import STEPS, profile
 from fer_site.bench.reading import overlap, through_folder
 from fer_site.bench.serving import Client, Server, load, web_servers
+from fer_site.start import giving_way
 
 FASTER = Row("Reading", "another reader", "ms", 20.0, 100.0, "≤ 0.5", {"faces": 1})
 ALONE = Row("Frames", "–", "frames/s", 40.0, None, "≥ 30")
@@ -30,6 +32,11 @@ def fail() -> None:
     raise ValueError("this one fails")
 
 
+def stay() -> None:
+    measuring.say(str(os.getpid()))
+    time.sleep(60)
+
+
 def test_tasks_take_turns_and_the_warm_up_does_not_count() -> None:
     calls: list[str] = []
     seconds = take_turns(lambda: calls.append("a"), lambda: calls.append("b"), runs=2)
@@ -43,6 +50,18 @@ def test_a_process_of_its_own_answers_in_json_and_fails_aloud(monkeypatch: pytes
     assert in_process(describe)["pid"] != os.getpid()
     with pytest.raises(RuntimeError, match=r"fail failed:(.|\n)*this one fails"):
         in_process(fail)
+
+
+def test_something_runs_beside_a_block_gives_way_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for function in (stay, fail):
+        monkeypatch.setattr(function, "__module__", "tests.fer_site.test_bench")
+    with beside(stay, *giving_way(5)) as line:
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, int(line)) == min(own + 5, 19)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(line), 0)
+    with pytest.raises(RuntimeError, match="fail ended before it had begun"), beside(fail):
+        pass
 
 
 def test_photos_have_the_size_asked_for_and_are_jpeg() -> None:

@@ -151,6 +151,10 @@ def test_it_serves_logs_in_and_works_and_then_stops_without_a_trace(start: Calla
 
     children = site.children()
     assert len(children) == 6, children  # broker, worker and its clock, two workers more, web server
+    # Whoever waits for a page goes first.
+    words = ("waitress", "--queues=analyses", "--queues=training")
+    ranks = [os.getpriority(os.PRIO_PROCESS, the_one_with(word, children)) for word in words]
+    assert ranks == [ranks[0], ranks[0] + 5, ranks[0] + 10]
     assert site.stop() == 0
     assert site.output.rstrip().endswith("Stopped.")
     assert "Traceback" not in site.output
