@@ -803,6 +803,9 @@ def test_the_containers_run_the_commands_of_the_units_with_settings_that_exist()
     for name in SERVICES[1:]:
         (unit,) = directives(UNITS / f"fmpn-fer-{name}.service")["ExecStart"]
         assert services[name]["command"] == shlex.split(unit.removeprefix("/opt/fmpn-fer/.venv/bin/")), name
+        # What Linux weighs a niceness with, of 1024 (its sched_prio_to_weight).
+        (niceness,) = directives(UNITS / f"fmpn-fer-{name}.service").get("Nice", ["0"])
+        assert services[name].get("cpu_shares", 1024) == {"0": 1024, "5": 335, "10": 110}[niceness], name
     (web,) = directives(UNITS / "fmpn-fer-web.service")["ExecStart"]
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     (image,) = re.findall(r"^CMD (\[.*\])$", dockerfile, re.MULTILINE)
