@@ -181,7 +181,8 @@ def may_have_seen(
     made = checkpoint.metadata
     if fold is not None:
         return (made.get("folds_sha256"), made.get("fold")) != (division, fold)
-    return made.get("protocol", "split") != "split" or split not in ("valid", "test")
+    held_out = {"split": ("valid", "test"), "final": ("test",)}
+    return split not in held_out.get(made.get("protocol", "split"), ())
 
 
 def robustness_of(

@@ -19,7 +19,7 @@ from django.forms.boundfield import BoundField
 from ml.config import PRESETS, Backbone, TrainConfig
 from training.fold_numbers import parse_folds, write_folds
 from training.models import Checkpoint, Dataset, TrainingRun
-from training.services import RunRequest
+from training.services import OWN_SPLITS, RunRequest
 
 MOST_FOLDERS: Final = 300  # offered to choose from; a further one can be typed
 FOLDER_DEPTH: Final = 3
@@ -284,7 +284,7 @@ class LaunchForm(forms.Form):
 
     def request(self, user: Any) -> RunRequest:
         values = self.cleaned_data
-        split = values["protocol"] == "split"
+        one = values["protocol"] in OWN_SPLITS
         return RunRequest(
             dataset=values["dataset"],
             extra=values["extra"],
@@ -293,7 +293,7 @@ class LaunchForm(forms.Form):
             stages=values["stages"],
             protocol=values["protocol"],
             fold_count=values["fold_count"] if values["protocol"] == "made" else 1,
-            folds=None if split else values["folds"],
+            folds=None if one else values["folds"],
             seed=values["seed"],
             device=values["device"],
             name=values["name"],

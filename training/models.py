@@ -99,6 +99,7 @@ class TrainingRun(models.Model):
 
     class Protocol(models.TextChoices):
         SPLIT = "split", "one run: the set's train part, watched on its validation part"
+        FINAL = "final", "one run: the train and validation parts, measured on the set's test part"
         LISTS = "lists", "the set's own fold lists"
         CLEAN = "clean", "its own test lists, each trained on everybody else in them"
         MADE = "made", "new folds: stratified, nobody on both sides where the set says who is who"

@@ -26,6 +26,7 @@ from training.models import Dataset, EpochMetric, TrainingRun
 from training.results import Document, facts, measurement, results_folder, write_document
 from training.runner import CHECKPOINT_NAME
 from training.services import (
+    OWN_SPLITS,
     LaunchError,
     Progress,
     Protocol,
@@ -186,7 +187,7 @@ def _check(recipe: Recipe) -> None:
         start = step.options.get("start")
         earlier = [*steps[:number], *given]
         _config(step, "random" if start in earlier else start)
-        if step.share != 1 and (start not in [*earlier, "bundled"] or step.protocol != "split"):
+        if step.share != 1 and (start not in [*earlier, "bundled"] or step.protocol not in OWN_SPLITS):
             raise LaunchError(f"{step.name} has no one checkpoint to start from and to be averaged with")
         if not 0 < step.share <= 1:
             raise LaunchError(f"the share of {step.name} must be above 0, 1 at most")
@@ -273,7 +274,7 @@ def reproduce(
             request = _request(recipe, step, data, seed, checkpoints, device)
             run = (None if again else find_finished(request)) or train(request)
             runs.append(_run_facts(step, run))
-            number = "{fold}" if step.protocol != "split" else "0"
+            number = "{fold}" if step.protocol not in OWN_SPLITS else "0"
             checkpoints[step.name] = str(run.folder / f"fold_{number}" / CHECKPOINT_NAME)
             if step.share < 1:
                 checkpoints[step.name] = str(_average(recipe, step, checkpoints, seed))

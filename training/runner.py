@@ -126,7 +126,7 @@ def _train(desk: "Desk") -> Outcome:
     own, extra = _samples_of(fold)
     train_samples = [*own.train, *(sample for _, samples in extra for sample in samples)]
     whole = replace(own, train=tuple(train_samples))
-    if run.protocol == TrainingRun.Protocol.SPLIT:
+    if run.protocol in services.OWN_SPLITS:
         refuse_shared_people(whole)  # to compare every picture of a large set would take long
     else:
         refuse_leaks([whole])

@@ -67,7 +67,9 @@ shutting_down = Event()
 
 Progress = Callable[[str, int, int], None]  # what is being read, done, of how many
 Stages = Literal["both", "mask", "joint"]
-Protocol = Literal["split", "lists", "clean", "made"]
+Protocol = Literal["split", "final", "lists", "clean", "made"]
+# Those with one fold, which the set's own splits make.
+OWN_SPLITS: Final = ("split", "final")
 
 
 class LaunchError(Exception):
@@ -331,13 +333,17 @@ def _check_folds(request: RunRequest, start: "StartCheckpoint | None") -> tuple[
         )
     if request.dataset in request.extra:
         raise LaunchError(f"{request.dataset.name} cannot be trained on twice: leave it out of the others.")
-    if request.protocol == "split":
+    if request.protocol in OWN_SPLITS:
         # Reading a large set's lists takes long, and who looked at it knows that it can be read.
         if request.dataset.inspection is None:
             load_samples(request.dataset.kind, request.dataset.path, "train")
+        if request.protocol == "final":
+            load_samples(request.dataset.kind, request.dataset.path, "test")  # which it may not have
         if request.folds not in (None, (0,)):
             raise LaunchError("A set's own split has one fold, number 0.")
-        if start and start.metadata.get("protocol", "split") != "split":
+        # What was trained in this very way, or on less, saw none of what is held out.
+        strangers = OWN_SPLITS if request.protocol == "final" else ("split",)
+        if start and start.metadata.get("protocol", "split") not in strangers:
             _check_strangers(request.dataset.kind, start)
         return [0], 1, ""
     if start:
@@ -385,10 +391,12 @@ def folds_of(
     dataset: Dataset, protocol: Protocol, fold_count: int = 1, seed: int = 0
 ) -> "list[FoldOfSamples]":
     """A set's folds under a protocol, as `ml.folds` gives them; raises DatasetError."""
-    from ml.folds import clean_folds, make_folds, read_fold_lists, split_fold
+    from ml.folds import clean_folds, final_fold, make_folds, read_fold_lists, split_fold
 
     if protocol == "split":
         return [split_fold(dataset.kind, dataset.path)]
+    if protocol == "final":
+        return [final_fold(dataset.kind, dataset.path)]
     if protocol in ("lists", "clean"):
         folds = read_fold_lists(dataset.kind, dataset.path)
         return folds if protocol == "lists" else clean_folds(folds)

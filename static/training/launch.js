@@ -29,7 +29,7 @@ if (form) {
     // What is not seen must not keep the form from being sent; the button beside leaks wants a number still.
     const count = form.elements.fold_count;
     if (protocol !== "made" && !count.validity.valid) count.value = count.defaultValue;
-    form.querySelector(".field-folds").hidden = protocol === "split";
+    form.querySelector(".field-folds").hidden = ["split", "final"].includes(protocol);
   };
   form.addEventListener("change", folds);
   folds();

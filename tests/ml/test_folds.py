@@ -15,6 +15,7 @@ from ml.folds import (
     LeakError,
     NoFoldListsError,
     clean_folds,
+    final_fold,
     find_leaks,
     make_folds,
     read_fold_lists,
@@ -269,6 +270,16 @@ def test_the_split_fold_is_train_and_valid(tmp_path: Path) -> None:
         draw(tmp_path / split / "happy" / f"{split}.png", 1)
     fold = split_fold("folders", tmp_path)
     assert (fold.number, names(fold.train), names(fold.test)) == (0, ["train.png"], ["valid.png"])
+
+
+def test_the_final_fold_is_all_but_the_test_split(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        draw(tmp_path / split / "happy" / f"{split}.png", 1)
+    fold = final_fold("folders", tmp_path)
+    assert (fold.number, names(fold.train), names(fold.test)) == (0, ["train.png", "valid.png"], ["test.png"])
+    (tmp_path / "test" / "happy" / "test.png").unlink()
+    with pytest.raises(DatasetError, match="test"):
+        final_fold("folders", tmp_path)
 
 
 def test_a_set_without_a_validation_split_holds_nothing_out(tmp_path: Path) -> None:

@@ -120,6 +120,9 @@ def test_a_model_that_may_know_the_faces_is_told_of(
     assert not told({}, "--split", "train")
     assert not told({**ours, **split}, "--split", "test")
     assert told({**ours, **split}, "--split", "train")
+    assert not told({**ours, **split}, "--split", "valid")
+    assert told({**ours, "protocol": "final"}, "--split", "valid")
+    assert not told({**ours, "protocol": "final"}, "--split", "test")
     assert told({**ours, **fold}, "--split", "test")
     assert not told({**ours, **fold}, *held_out, "--seed", "1")
     assert told({**ours, **fold}, *held_out, "--seed", "0")  # another division

@@ -18,7 +18,7 @@ from pytest_django import Settings
 
 from ml.checkpoint import load_checkpoint
 from ml.config import TrainConfig
-from ml.datasets import load_samples
+from ml.datasets import DatasetError, load_samples
 from ml.engine import BatchReport, Callbacks
 from ml.expressions import EXPRESSIONS
 from training import services
@@ -221,6 +221,29 @@ def test_folds_of_a_set_that_has_changed_since_the_launch_are_refused(
     fold = train(run)
     assert fold.state == State.FAILED
     assert "has other pictures than at the launch" in fold.error
+
+
+def test_a_final_run_is_trained_on_all_but_the_test_part_and_measured_on_that(
+    request_: RunRequest, faces: Path, tmp_path: Path
+) -> None:
+    dataset = Dataset.objects.create(name="own", kind="folders", folder=str(faces))
+    request = replace(request_, dataset=dataset, protocol="final")
+    fold = train(services.create_run(request))
+    assert (fold.state, fold.error) == (State.SUCCEEDED, "")
+    held_out = [*load_samples("folders", faces, "test")]
+    trained = [*load_samples("folders", faces, "train"), *load_samples("folders", faces, "valid")]
+    assert (fold.train_images, fold.test_images) == (len(trained), len(held_out))
+    checkpoint = load_checkpoint(fold.checkpoint.path)
+    assert checkpoint.metadata["protocol"] == "final"
+
+    # From there, the same test part is still nobody it knows; without one it is said at the launch.
+    config = replace(request.config, start=str(fold.checkpoint.path))
+    services.create_run(replace(request, config=config))
+    own = Path(shutil.copytree(faces, tmp_path / "own"))
+    shutil.rmtree(own / "test")
+    without = Dataset.objects.create(name="without", kind="folders", folder=str(own))
+    with pytest.raises(DatasetError, match="test"):
+        services.create_run(replace(request, dataset=without))
 
 
 def test_a_loss_that_is_no_number_any_more_ends_the_fold_with_what_to_do(request_: RunRequest) -> None:

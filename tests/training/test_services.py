@@ -177,6 +177,7 @@ def test_two_clicks_at_the_same_moment_make_one_run(
         ({"fold_count": 1000}, "too few for 1000 folds"),
         ({"protocol": "lists"}, "no fold lists"),
         ({"protocol": "split", "folds": (1,)}, "one fold, number 0"),
+        ({"protocol": "final", "folds": (1,)}, "one fold, number 0"),
         ({"visdom": "file:///etc/passwd"}, "no address of a visdom server"),
     ],
 )
@@ -354,6 +355,9 @@ def test_held_out_faces_are_refused_where_the_start_may_know_them(
         services.create_run(split)
     save_checkpoint(path, model, config, {**kdef, "protocol": "split"})
     assert services.create_run(split).trained_before == ["kdef"]
+    save_checkpoint(path, model, config, {**kdef, "protocol": "final"})  # it knows the validation part
+    with pytest.raises(LaunchError, match="was trained on kdef faces itself"):
+        services.create_run(split)
 
     folds = replace(request_, protocol="made", fold_count=2, config=config)
     save_checkpoint(path, model, config, {"data": [], "converted_from": {}})

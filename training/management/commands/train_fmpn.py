@@ -37,8 +37,9 @@ class Command(BaseCommand):
         parser.add_argument(
             "--protocol",
             choices=TrainingRun.Protocol.values,
-            help="split (default without --folds), lists (the set's own; default where it has them), "
-            "clean (their test lists, each trained on everybody else in them), or made",
+            help="split (default without --folds), final (train and validation parts, measured on the test "
+            "part), lists (the set's own; default where it has them), clean (their test lists, each trained "
+            "on everybody else in them), or made",
         )
         parser.add_argument("--fold-count", type=int, default=10, metavar="10", help="of the protocol made")
         parser.add_argument("--stage", choices=TrainingRun.Stages.values, default="both")
