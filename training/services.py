@@ -48,7 +48,7 @@ HEARTBEAT: Final = 5.0  # seconds between two signs of life of a running fold
 LOST_AFTER: Final = 20.0  # seconds without one, after which its worker counts as dead
 UNHEARD_AFTER: Final = 60.0  # seconds after which a queued fold that the broker does not know is sent again
 BROKER_TIMEOUT: Final = 2.0  # seconds that a broker has to answer a launch
-SAME_FACES: Final = {"ckplus48": "ckplus"}  # kinds whose people are another kind's
+SAME_FACES: Final = {"ckplus48": "ckplus", "affectnet7": "affectnet"}  # kinds whose people are another kind's
 # A run is what the first of these is that one of its folds is.
 PRECEDENCE: Final = (
     State.RUNNING,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ml.datasets.affectnet import read_affectnet
+from ml.datasets.affectnet import read_affectnet, read_affectnet7
 from ml.datasets.cache import load_cached_faces
 from ml.datasets.cfee import read_cfee
 from ml.datasets.ckplus import read_ckplus
@@ -39,6 +39,7 @@ KINDS: Final[dict[str, Reader]] = {
     "cfee": read_cfee,
     "mmi": read_mmi,
     "affectnet": read_affectnet,
+    "affectnet7": read_affectnet7,
     "ferplus": read_ferplus,
     "rafdb": read_rafdb,
     "expw": read_expw,

@@ -870,6 +870,12 @@ def test_affectnet_is_read_by_its_arrays(tmp_path: Path) -> None:
     assert shown(load_samples("affectnet", tmp_path, "valid")) == {"0.jpg": "happiness"}
 
 
+def test_affectnet7_is_affectnet_without_contempt(tmp_path: Path) -> None:
+    make_affectnet_arrays(tmp_path / "train_set", ["0", "1", "2", "3", "4", "5", "6", "7"])
+    words = list(shown(load_samples("affectnet7", tmp_path, "train")).values())
+    assert sorted(words) == sorted(set(AFFECTNET_WORDS) - {"contempt"})
+
+
 def test_affectnet_has_no_test_split(tmp_path: Path) -> None:
     make_affectnet_arrays(tmp_path / "train_set", ["0"])
     with pytest.raises(EmptySplitError, match="was never published"):
