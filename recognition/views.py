@@ -16,7 +16,8 @@ from django.utils.translation import gettext
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from recognition import exports, limits, services
+from ml.expressions import EXPRESSIONS
+from recognition import exports, gallery, limits, services
 from recognition.access import Owner, own_analysis
 from recognition.admission import SECONDS_TO_COME_AGAIN, Busy, places
 from recognition.answers import content_length, prefers_json, private
@@ -29,6 +30,7 @@ from recognition.video_views import video_csv, video_json, video_page
 logger = logging.getLogger(__name__)
 
 RECENT = 8
+FACES_TO_COUNT = 4  # so many that one would count them oneself
 
 
 @private
@@ -157,7 +159,15 @@ def analysis(request: HttpRequest, token: str) -> HttpResponse:
 
 def _photos_page(request: HttpRequest, analysis: Analysis) -> HttpResponse:
     photos = analysis.photos.prefetch_related("faces")
-    return render(request, "recognition/analysis.html", {"analysis": analysis, "photos": photos})
+    found = gallery.summarise(analysis)
+    counts = sorted((bar for bar in found.shown if bar.count), key=lambda bar: -bar.count)
+    context = {
+        "analysis": analysis,
+        "photos": photos,
+        "counts": counts if found.faces >= FACES_TO_COUNT else [],
+        "expressions": EXPRESSIONS,
+    }
+    return render(request, "recognition/analysis.html", context)
 
 
 PAGES: Final[dict[Analysis.Kind, Callable[[HttpRequest, Analysis], HttpResponse]]] = {

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from django.utils import timezone
 from PIL import Image
 from pytest_django import DjangoCaptureOnCommitCallbacks, Settings
 
+from fer_site.bench.photos import as_jpeg, group
 from ml.expressions import EXPRESSIONS
 from recognition import tasks
 from recognition.models import Analysis, Face, Photo, Rejection
@@ -82,6 +84,23 @@ def test_a_photo_leads_to_its_faces(client: Client, upload: Upload) -> None:
     assert analysis.model_name in said
     assert "Expressions, not feelings" in said
     assert page.content.decode().count('class="box ') == 1
+
+
+def test_many_faces_are_counted_by_what_they_show(client: Client, upload: Upload) -> None:
+    analysis = upload(("group.jpg", as_jpeg(group(5, 1000, 700))))
+    page = client.get(analysis.get_absolute_url()).content.decode()
+
+    faces = Face.objects.filter(photo__analysis=analysis)
+    shown = Counter(face.problem or face.expression for face in faces)
+    listed = re.search(r'<ul class="counts".*?</ul>', page, re.DOTALL)
+    assert listed
+    said = re.findall(r"</span>([a-z ]+) <strong>(\d+)</strong>", listed[0])
+    assert {word: int(count) for word, count in said} == shown
+    assert [int(count) for _, count in said] == sorted(shown.values(), reverse=True)
+    assert shown.total() == 5
+
+    few = client.get(upload().get_absolute_url()).content.decode()
+    assert 'class="counts"' not in few
 
 
 def test_what_is_stored_of_a_face_is_whole(upload: Upload) -> None:
