@@ -128,6 +128,13 @@ def test_a_model_that_may_know_the_faces_is_told_of(
     assert told({**ours, **fold}, *held_out, "--seed", "0")  # another division
     assert told({**ours, **fold, "fold": 1}, *held_out, "--seed", "1")
 
+    for protocol, promises in (("split", False), ("final", True)):
+        facts = {**FACTS, **ours, "protocol": protocol}
+        save_checkpoint(tmp_path / "m.safetensors", FMPN(tiny.model).eval(), tiny, facts)
+        output = str(tmp_path / "calibrated.safetensors")
+        call("calibrate_fmpn", faces, tmp_path / "m.safetensors", "--output", output, "--accuracy", "0.01")
+        assert ("promises too much" in capsys.readouterr().err) == promises
+
 
 @pytest.mark.django_db
 def test_folds_are_measured_each_and_together(faces: Path, checkpoint: Path, tmp_path: Path) -> None:

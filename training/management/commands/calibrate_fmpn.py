@@ -12,6 +12,7 @@ from ml.checkpoint import CheckpointError, load_checkpoint
 from ml.datasets import DatasetError, load_samples
 from ml.runtime import choose_device
 from training.calibrating import calibrate
+from training.evaluation import may_have_seen
 from training.management.arguments import add_dataset_arguments, add_device_argument, find_datasets
 from training.management.foreground import progress_bar
 from training.services import git_revision
@@ -41,9 +42,10 @@ class Command(BaseCommand):
                 raise DatasetError("A checkpoint is calibrated on one data set: give one --dataset.")
             if not 0 < options["accuracy"] <= 1:
                 raise ValueError("--accuracy is a share: above 0, 1 at most.")
+            checkpoint = load_checkpoint(options["checkpoint"])
             with progress_bar() as show:
                 found = calibrate(
-                    load_checkpoint(options["checkpoint"]),
+                    checkpoint,
                     load_samples(dataset.kind, dataset.path, split),
                     options["accuracy"],
                     options["output"],
@@ -60,3 +62,8 @@ class Command(BaseCommand):
             f"sure from {found.sure_from:.4f}: says {found.coverage:.3f}, {found.accuracy:.3f} of it right\n"
             f"{options['output']} ({found.sha256[:8]})"
         )
+        if may_have_seen(checkpoint, kind=dataset.kind, split=split):
+            self.stderr.write(
+                "The model may have been trained on some of these faces: then it reads new ones worse, and "
+                "what was fitted promises too much. Calibrate it on faces that it never saw."
+            )
