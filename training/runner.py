@@ -468,11 +468,15 @@ class Desk:
             connection.close()  # the next one is a second away
 
     def _seconds_left(self, report: BatchReport) -> float | None:
-        """At the rate of this moment; a further stage is taken to be as fast."""
+        """At the rate of this moment, also for a further stage; None where most of the work is that stage's,
+        which may be many times slower."""
         assert self.config is not None
         epochs = report.epochs - report.epoch + 1 - report.step / report.steps
         if report.stage == "mask" and self.fold.run.stages == TrainingRun.Stages.BOTH:
-            epochs += self.config.joint_stage.epochs
+            further = self.config.joint_stage.epochs
+            if further > self.config.mask_stage.epochs:
+                return None
+            epochs += further
         return epochs * self.images / report.rate if report.rate else None
 
 

@@ -223,6 +223,18 @@ def test_folds_of_a_set_that_has_changed_since_the_launch_are_refused(
     assert "has other pictures than at the launch" in fold.error
 
 
+@pytest.mark.parametrize(("mask_epochs", "told"), [(1, [False, True, True]), (2, [True, True, True, True])])
+def test_time_left_is_told_where_most_of_the_work_is_of_a_known_rate(
+    request_: RunRequest, monkeypatch: pytest.MonkeyPatch, mask_epochs: int, told: list[bool]
+) -> None:
+    monkeypatch.setattr("training.runner.PROGRESS_EVERY", 0.0)
+    run = services.create_run(replace(request_, config=request_.config.with_epochs(mask_epochs, 2)))
+    seen: list[bool] = []
+    look = Callbacks(on_epoch=lambda _: seen.append(run.folds.get().progress["seconds_left"] is not None))
+    train(run, look)
+    assert seen == told
+
+
 def test_a_final_run_is_trained_on_all_but_the_test_part_and_measured_on_that(
     request_: RunRequest, faces: Path, tmp_path: Path
 ) -> None:
