@@ -28,6 +28,10 @@ MOST_SCANS, MOST_SEGMENTS = 100, 1000
 MARKER: Final = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
 START_OF_IMAGE, START_OF_SCAN, END_OF_IMAGE = b"\xff\xd8", b"\xda", b"\xd9"
 
+# Deflate packs 1,032 bytes into one at the very most, and a pixel takes a bit at least: a PNG that claims
+# more is cut, and is refused before there is memory for it.
+PIXELS_A_BYTE: Final = 1032 * 8
+
 MIN_SIDE: Final = 20  # less holds no face that could be read
 MAX_SIDE: Final = 30_000  # OpenCV counts the columns it samples in 16 bits
 
@@ -89,8 +93,7 @@ def decode_photo(source: bytes | Readable, limits: Limits) -> NDArray[np.uint8]:
     try:
         picture.load()  # a JPEG cut to a fifth opens and verifies: only loading it tells
     except Exception as error:  # broken files make decoders raise nearly anything
-        sentence = gettext("This %(format)s is damaged or incomplete: not all of it could be read.")
-        raise PhotoError(sentence % {"format": _format(picture)}) from error
+        raise PhotoError(_damaged(picture)) from error
     # EXIF is written by anything and anyhow, and a photo is not refused for its notes.
     with suppress(Exception):
         ImageOps.exif_transpose(picture, in_place=True)
@@ -138,6 +141,8 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
             "at least %(least)d × %(least)d are needed."
         )
         raise PhotoError(sentence % {"width": width, "height": height, "least": MIN_SIDE})
+    if picture.format == "PNG" and width * height > PIXELS_A_BYTE * len(data):
+        raise PhotoError(_damaged(picture))
     if max(width, height) > MAX_SIDE:
         sentence = gettext("This picture is longer than %(most)s pixels, the most that is accepted.")
         raise PhotoError(sentence % {"most": f"{MAX_SIDE:,}"})
@@ -169,6 +174,11 @@ def _describe(data: bytes) -> str:
         if error.start < len(data[:1024]) - 3:
             return gettext("not a picture known here")
     return gettext("not a picture known here") if b"\0" in data[:1024] else gettext("a text file")
+
+
+def _damaged(picture: Image.Image) -> str:
+    sentence = gettext("This %(format)s is damaged or incomplete: not all of it could be read.")
+    return sentence % {"format": _format(picture)}
 
 
 def _format(picture: Image.Image) -> str:

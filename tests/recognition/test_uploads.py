@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from recognition.uploads import Limits, PhotoError, decode_photo
+from recognition.uploads import PIXELS_A_BYTE, Limits, PhotoError, decode_photo
 from tests.figures import Figure
 
 LIMITS = Limits(megabytes=15, megapixels=40)
@@ -289,3 +289,13 @@ def test_a_jpeg_of_endless_parts_is_refused_before_it_is_read(photo: bytes) -> N
 
 def test_a_progressive_jpeg_of_some_more_parts_is_read() -> None:
     assert decode_photo(jpeg_of_scans(20, 500), LIMITS).shape == (480, 640, 3)
+
+
+def test_a_png_of_one_colour_is_small_and_whole_all_the_same() -> None:
+    """A bit a pixel, all alike: no smaller file holds so many, and this one is read."""
+    packed = io.BytesIO()
+    Image.new("1", (6000, 6000)).save(packed, "PNG", compress_level=9)
+    assert 6000 * 6000 / PIXELS_A_BYTE < len(packed.getvalue()) < 6000 * 6000 / 1000
+    assert decode_photo(packed.getvalue(), LIMITS).shape == (6000, 6000, 3)
+    with pytest.raises(PhotoError, match="damaged or incomplete"):
+        decode_photo(packed.getvalue()[:200], LIMITS)
