@@ -1,4 +1,4 @@
-"""What the pages, the command and the scheduled task do, in plain functions."""
+"""What pages, commands and workers share: the model in service, and what is stored of a reading."""
 
 import logging
 import shutil

@@ -13,10 +13,9 @@ from fer_site.bench.processes import CLIENTS
 from fer_site.bench.reading import read_bytes, through_folder
 from fer_site.bench.serving import load, web_servers
 from fer_site.bench.telling import Tables
-from fer_site.bench.training import measure_folds, train_without_end
+from fer_site.bench.training import FACES_OF_FOLD, measure_folds, train_without_end
 from fer_site.start import NICENESS_OF_TRAINING, giving_way
 
-FACES_OF_FOLD: Final = 512
 SIZES: Final = ((320, 240), (640, 480), (1280, 960), (2560, 1920), (5120, 3840), (7300, 5475))
 
 

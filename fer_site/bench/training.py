@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from itertools import count, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fer_site.bench.measuring import RUNS, WARM_UP, Row, in_process, say, take_turns
 
 if TYPE_CHECKING:
     from ml.engine import BatchReport
+
+FACES_OF_FOLD: Final = 512
 
 
 def training_epoch() -> Row:
@@ -110,7 +112,7 @@ def measure_folds(folds: str, faces: str) -> dict[str, float]:
 def train_without_end() -> None:
     """Fold after fold, for what else a machine does meanwhile; says a line when it is under way."""
     for fold in count():
-        _train_fold(512)
+        _train_fold(FACES_OF_FOLD)
         if fold == 0:
             say("under way")
 

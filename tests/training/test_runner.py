@@ -238,19 +238,23 @@ def test_time_left_is_told_where_most_of_the_work_is_of_a_known_rate(
 def test_a_final_run_is_trained_on_all_but_the_test_part_and_measured_on_that(
     request_: RunRequest, faces: Path, tmp_path: Path
 ) -> None:
-    dataset = Dataset.objects.create(name="own", kind="folders", folder=str(faces))
+    dataset = crops_of((f"S{number:03}" for number in range(40)), tmp_path / "crops")
     request = replace(request_, dataset=dataset, protocol="final")
     fold = train(services.create_run(request))
     assert (fold.state, fold.error) == (State.SUCCEEDED, "")
-    held_out = [*load_samples("folders", faces, "test")]
-    trained = [*load_samples("folders", faces, "train"), *load_samples("folders", faces, "valid")]
-    assert (fold.train_images, fold.test_images) == (len(trained), len(held_out))
+    train_part, valid, test = (
+        len(load_samples("ckplus48", dataset.path, part)) for part in ("train", "valid", "test")
+    )
+    assert (fold.train_images, fold.test_images) == (train_part + valid, test)
     checkpoint = load_checkpoint(fold.checkpoint.path)
     assert checkpoint.metadata["protocol"] == "final"
 
-    # From there, the same test part is still nobody it knows; without one it is said at the launch.
+    # From there, the same test part is still nobody it knows, but the validation part is.
     config = replace(request.config, start=str(fold.checkpoint.path))
     services.create_run(replace(request, config=config))
+    with pytest.raises(services.LaunchError, match="was trained on ckplus48 faces itself"):
+        services.create_run(replace(request, config=config, protocol="split"))
+
     own = Path(shutil.copytree(faces, tmp_path / "own"))
     shutil.rmtree(own / "test")
     without = Dataset.objects.create(name="without", kind="folders", folder=str(own))

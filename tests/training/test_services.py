@@ -339,12 +339,8 @@ def test_folds_do_not_start_from_a_model_that_was_trained_on_the_same_set(
         dataset = Dataset.objects.create(name=kind, kind=kind, folder=str(tmp_path))
         with pytest.raises(LaunchError, match=f"was trained on {kind} faces itself"):
             services.create_run(replace(folds, dataset=dataset))
-    assert services.create_run(folds).trained_before == [
-        "affectnet",
-        "ckplus",
-        "folders",
-        "kdef",
-    ]  # one's own folders
+    # One's own folders may be anybody's.
+    assert services.create_run(folds).trained_before == ["affectnet", "ckplus", "folders", "kdef"]
 
 
 def test_held_out_faces_are_refused_where_the_start_may_know_them(
