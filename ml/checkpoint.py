@@ -9,7 +9,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +22,7 @@ from safetensors.numpy import save_file
 
 from ml.alignment import TEMPLATE
 from ml.config import ModelConfig, TrainConfig
+from ml.datasets.samples import SPLITS
 from ml.expressions import EXPRESSIONS
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ Arrays = dict[str, NDArray[Any]]
 
 BUNDLED: Final = Path(__file__).parent / "weights" / "compact.safetensors"
 FORMAT: Final = 1
+# Protocols with one fold, which a set's own splits make: what is trained on under each.
+OWN_SPLITS: Final = {"split": ("train",), "final": ("train", "valid")}
 OF_THE_WEIGHTS: Final = ("temperature", "sure_from", "calibration")  # what other weights must not inherit
 
 
@@ -70,10 +74,16 @@ class Checkpoint:
         return None if shares is None else tuple(shares)
 
     @property
-    def trained_on(self) -> frozenset[str]:
-        """The kinds of the data sets whose faces it was trained on, before or after it became this one."""
-        before: list[str] = self.metadata.get("trained_before", [])
-        return frozenset(before) | {part["kind"] for part in self.metadata.get("data", [])}
+    def trained_on(self) -> dict[str, list[str]]:
+        """The kinds of the data sets that it was trained on, before or after it became this one, and which of
+        their splits ("train", "valid", "test") the faces were of; sorted."""
+        before = self.metadata.get("trained_before", {})
+        # Files of before 2026-12 keep kinds alone, and the protocol of the last training.
+        splits = splits_learnt(self.metadata.get("protocol", "split"))
+        if isinstance(before, list):
+            before = dict.fromkeys(before, splits)
+        last = [{part["kind"]: part.get("splits", splits)} for part in self.metadata.get("data", [])]
+        return joined(before, *last)
 
     @property
     def name(self) -> str:
@@ -90,6 +100,20 @@ class Checkpoint:
         except RuntimeError as error:
             raise CheckpointError(f"The checkpoint's weights do not fit its own config: {error}") from error
         return model.eval()
+
+
+def splits_learnt(protocol: str) -> tuple[str, ...]:
+    """The splits of a set whose faces are trained on under a protocol; by folds, they may be of any."""
+    return OWN_SPLITS.get(protocol, SPLITS)
+
+
+def joined(*trained_on: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """What several trainings saw together, as `Checkpoint.trained_on`."""
+    splits: defaultdict[str, set[str]] = defaultdict(set)
+    for each in trained_on:
+        for kind, some in each.items():
+            splits[kind].update(some)
+    return {kind: sorted(splits[kind]) for kind in sorted(splits)}
 
 
 def start_file(config: TrainConfig) -> Path | None:
@@ -176,7 +200,7 @@ def save_average(path: Path, first: Checkpoint, second: Checkpoint, share: float
     kept = {name: value for name, value in second.metadata.items() if name not in OF_THE_WEIGHTS}
     first_run = {**first.metadata, "config": _without_folders(first.metadata["config"])}
     average = {"of": [first.sha256, second.sha256], "share": share, "first_run": first_run}
-    before = sorted(first.trained_on | second.trained_on)
+    before = joined(first.trained_on, second.trained_on)
     return _write(path, weights, {**kept, "metrics": {}, "average": average, "trained_before": before})
 
 

@@ -16,6 +16,7 @@ from django.db.models.signals import post_delete
 from django.dispatch import receiver
 from django.utils import timezone
 
+from ml.datasets.samples import SPLITS
 from ml.in_service import Available, InService
 from training.models import Checkpoint
 
@@ -92,7 +93,7 @@ def import_checkpoint(
     """Convert the old project's three networks (`ml.old_networks`) into a checkpoint with a row, not active.
 
     paths, epoch and classes are as in `find_networks` and `convert`. trained_on: the kinds of the data sets
-    that they saw, where that is known: without, no folds can start from them. The same arguments give the
+    that they saw, where that is known: without, no training can start from them. The same arguments give the
     same row again. Raises ServiceError where they do not fit.
     """
     from ml.checkpoint import CheckpointError, save_checkpoint
@@ -107,7 +108,7 @@ def import_checkpoint(
     facts = {
         "preset": "imported",
         "data": [],
-        **({"trained_before": sorted(set(trained_on))} if trained_on else {}),
+        "trained_before": {kind: list(SPLITS) for kind in sorted(set(trained_on))},
         "seed": None,
         "git_revision": None,
         "metrics": {},

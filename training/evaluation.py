@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ml.calibration import apply_temperature
 from ml.checkpoint import Checkpoint
 from ml.datasets import Sample, load_samples
+from ml.datasets.samples import SPLITS
 from ml.engine import FaceSet, predict_logits
 from ml.folds import Fold
 from ml.metrics import (
@@ -28,7 +29,7 @@ from ml.metrics import (
 )
 from ml.robustness import CONDITIONS, Measured, measure_robustness
 from training.models import Dataset
-from training.services import SAME_FACES, Progress
+from training.services import Progress, splits_seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,13 +177,11 @@ def may_have_seen(
     split: empty for another choice of its faces. division: of the folds that `fold` is one of
     (`services.division_sha256`).
     """
-    if SAME_FACES.get(kind, kind) not in {SAME_FACES.get(one, one) for one in checkpoint.trained_on}:
-        return False
-    made = checkpoint.metadata
+    seen = splits_seen(checkpoint, kind)
     if fold is not None:
-        return (made.get("folds_sha256"), made.get("fold")) != (division, fold)
-    held_out = {"split": ("valid", "test"), "final": ("test",)}
-    return split not in held_out.get(made.get("protocol", "split"), ())
+        made = checkpoint.metadata
+        return bool(seen) and (made.get("folds_sha256"), made.get("fold")) != (division, fold)
+    return split in seen if split in SPLITS else bool(seen)
 
 
 def robustness_of(

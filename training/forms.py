@@ -16,10 +16,11 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.forms.boundfield import BoundField
 
+from ml.checkpoint import OWN_SPLITS
 from ml.config import PRESETS, Backbone, TrainConfig
 from training.fold_numbers import parse_folds, write_folds
 from training.models import Checkpoint, Dataset, TrainingRun
-from training.services import OWN_SPLITS, RunRequest
+from training.services import RunRequest
 
 MOST_FOLDERS: Final = 300  # offered to choose from; a further one can be typed
 FOLDER_DEPTH: Final = 3

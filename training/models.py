@@ -125,8 +125,8 @@ class TrainingRun(models.Model):
     git_revision = models.CharField(max_length=60, blank=True)
     # Of the file that it starts from, as it was at the launch: the bundled one is another after an update.
     start_sha256 = models.CharField(max_length=64, blank=True, editable=False)
-    # The kinds of the data sets that this start was trained on.
-    trained_before = models.JSONField(default=list, blank=True, editable=False)
+    # The kinds of the data sets that this start was trained on, and which of their splits.
+    trained_before = models.JSONField(default=dict, blank=True, editable=False)
     # Who is in which fold, as it was at the launch; empty for a set's own split.
     folds_sha256 = models.CharField(max_length=64, blank=True, editable=False)
     visdom = models.URLField(blank=True, help_text="A visdom server to draw the curves on as well.")

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, get_args
 import torch
 from django.conf import settings
 
-from ml.checkpoint import BUNDLED, Checkpoint, load_checkpoint, save_average
+from ml.checkpoint import BUNDLED, OWN_SPLITS, Checkpoint, load_checkpoint, save_average
 from ml.config import TrainConfig
 from ml.datasets import KINDS, DatasetError, load_samples
 from ml.folds import Fold
@@ -26,7 +26,6 @@ from training.models import Dataset, EpochMetric, TrainingRun
 from training.results import Document, facts, measurement, results_folder, write_document
 from training.runner import CHECKPOINT_NAME
 from training.services import (
-    OWN_SPLITS,
     LaunchError,
     Progress,
     Protocol,

@@ -22,7 +22,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, connectio
 from django.utils import timezone
 from numpy.typing import NDArray
 
-from ml.checkpoint import CheckpointError, build_model, save_checkpoint
+from ml.checkpoint import OWN_SPLITS, CheckpointError, build_model, save_checkpoint, splits_learnt
 from ml.config import TrainConfig
 from ml.datasets import DatasetError, Sample, load_samples
 from ml.engine import (
@@ -126,7 +126,7 @@ def _train(desk: "Desk") -> Outcome:
     own, extra = _samples_of(fold)
     train_samples = [*own.train, *(sample for _, samples in extra for sample in samples)]
     whole = replace(own, train=tuple(train_samples))
-    if run.protocol in services.OWN_SPLITS:
+    if run.protocol in OWN_SPLITS:
         refuse_shared_people(whole)  # to compare every picture of a large set would take long
     else:
         refuse_leaks([whole])
@@ -177,8 +177,8 @@ def _train(desk: "Desk") -> Outcome:
     facts = {
         "preset": run.preset,
         "data": [
-            {"kind": run.dataset.kind, "train_images": len(own.train)},
-            *({"kind": dataset.kind, "train_images": len(samples)} for dataset, samples in extra),
+            _seen(run.dataset, own.train, run.protocol),
+            *(_seen(dataset, samples, "split") for dataset, samples in extra),
         ],
         "trained_before": run.trained_before,
         "seed": run.seed,
@@ -195,6 +195,10 @@ def _train(desk: "Desk") -> Outcome:
         "metrics": {"validation": metrics.to_dict()} if metrics else {},
     }
     return Outcome(save_checkpoint(fold.folder / CHECKPOINT_NAME, model, config, facts), metrics)
+
+
+def _seen(dataset: Dataset, samples: Sequence[Sample], protocol: str) -> dict[str, Any]:
+    return {"kind": dataset.kind, "splits": splits_learnt(protocol), "train_images": len(samples)}
 
 
 def _succeed(desk: "Desk", outcome: Outcome) -> None:

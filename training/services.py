@@ -33,9 +33,10 @@ from django.utils.text import slugify
 from kombu import Connection  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
 
-from ml.checkpoint import start_file
+from ml.checkpoint import OWN_SPLITS, start_file
 from ml.config import StageConfig, TrainConfig
 from ml.datasets import KINDS, DatasetError, load_samples
+from ml.datasets.samples import SPLITS
 from ml.runtime import available_cores
 from training.models import MOST_LOSSES, Dataset, Fold, State, TrainingRun
 
@@ -68,8 +69,6 @@ shutting_down = Event()
 Progress = Callable[[str, int, int], None]  # what is being read, done, of how many
 Stages = Literal["both", "mask", "joint"]
 Protocol = Literal["split", "final", "lists", "clean", "made"]
-# Those with one fold, which the set's own splits make.
-OWN_SPLITS: Final = ("split", "final")
 
 
 class LaunchError(Exception):
@@ -296,7 +295,7 @@ def _create_run(request: RunRequest) -> tuple[TrainingRun, bool]:
         device=request.device,
         git_revision=git_revision() or "",
         start_sha256=start_sha256(request.config),
-        trained_before=sorted(start.trained_on) if start else [],
+        trained_before=start.trained_on if start else {},
         folds_sha256=division,
         visdom=request.visdom,
         launched_by=request.launched_by,
@@ -322,6 +321,8 @@ def _check_folds(request: RunRequest, start: "StartCheckpoint | None") -> tuple[
     """
     from ml.folds import refuse_leaks
 
+    if start:
+        _check_strangers(request, start)
     for dataset in (request.dataset, *request.extra):
         if dataset.problem:
             raise DatasetError(f"The data set {dataset.name} cannot be used: {dataset.problem}")
@@ -341,13 +342,7 @@ def _check_folds(request: RunRequest, start: "StartCheckpoint | None") -> tuple[
             load_samples(request.dataset.kind, request.dataset.path, "test")  # which it may not have
         if request.folds not in (None, (0,)):
             raise LaunchError("A set's own split has one fold, number 0.")
-        # What was trained in this very way, or on less, saw none of what is held out.
-        strangers = OWN_SPLITS if request.protocol == "final" else ("split",)
-        if start and start.metadata.get("protocol", "split") not in strangers:
-            _check_strangers(request.dataset.kind, start)
         return [0], 1, ""
-    if start:
-        _check_strangers(request.dataset.kind, start)
     folds = folds_of(request.dataset, request.protocol, request.fold_count, request.seed)
     known = [fold.number for fold in folds]
     chosen = known if request.folds is None else sorted(set(request.folds))
@@ -361,20 +356,32 @@ def _check_folds(request: RunRequest, start: "StartCheckpoint | None") -> tuple[
     return chosen, len(folds), division_sha256(folds, request.dataset.path)
 
 
-def _check_strangers(kind: str, start: "StartCheckpoint") -> None:
+def _check_strangers(request: RunRequest, start: "StartCheckpoint") -> None:
     """Refuse held-out faces that the model which a run starts from may have been trained on."""
     if "converted_from" in start.metadata and not start.trained_on:
         raise LaunchError(
             "The model that this run starts from was imported, and nobody said what it had been trained on: "
             "import it anew with --trained-on KIND, for each set that it saw."
         )
+    kind = request.dataset.kind
+    held_out = set(SPLITS) - set(OWN_SPLITS.get(request.protocol, ()))
     # Any set at all may lie in folders.
-    seen = {SAME_FACES.get(one, one) for one in start.trained_on} - {"folders"}
-    if SAME_FACES.get(kind, kind) in seen:
+    if kind != "folders" and held_out & splits_seen(start, kind):
         raise LaunchError(
             f"The model that this run starts from was trained on {kind} faces itself: those that "
             "are held out would be no strangers to it. Start from imagenet, or from one that never saw them."
         )
+
+
+def splits_seen(model: "StartCheckpoint", kind: str) -> set[str]:
+    """The splits of a set of `kind` that faces which the model was trained on may be of."""
+    faces = SAME_FACES.get(kind, kind)
+    return {
+        split
+        for one, splits in model.trained_on.items()
+        if SAME_FACES.get(one, one) == faces
+        for split in splits
+    }
 
 
 def division_sha256(folds: "Sequence[FoldOfSamples]", root: Path) -> str:

@@ -33,5 +33,5 @@ def make_start(weights: Path, dataset: Dataset, config: TrainConfig, output: Pat
     bundled = load_checkpoint(Path(settings.FER_CHECKPOINT))
     model.mask_generator.load_state_dict(bundled.build().mask_generator.state_dict())
     load_face_weights(model, arrays, to_input(faces.faces))
-    facts = {"weights": "HSE_FaceRec", "faces": dataset.name, "trained_before": sorted(bundled.trained_on)}
+    facts = {"weights": "HSE_FaceRec", "faces": dataset.name, "trained_before": bundled.trained_on}
     save_checkpoint(output, model, config, facts)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def test_a_model_that_may_know_the_faces_is_told_of(
     dataset = Dataset(name="drawn", kind="folders", folder=str(faces))
     division = division_sha256(folds_of(dataset, "made", 2, seed=1), dataset.path)
 
-    def told(facts: dict[str, object], *more: str) -> bool:
+    def told(facts: Mapping[str, object], *more: str) -> bool:
         torch.manual_seed(0)
         save_checkpoint(tmp_path / "m.safetensors", FMPN(tiny.model).eval(), tiny, {**FACTS, **facts})
         call("evaluate_fmpn", faces, tmp_path / "m.safetensors", *more)
@@ -127,6 +128,9 @@ def test_a_model_that_may_know_the_faces_is_told_of(
     assert not told({**ours, **fold}, *held_out, "--seed", "1")
     assert told({**ours, **fold}, *held_out, "--seed", "0")  # another division
     assert told({**ours, **fold, "fold": 1}, *held_out, "--seed", "1")
+    before = {"trained_before": {"folders": ["train", "valid"]}, **split}
+    assert told(before, "--split", "valid")
+    assert not told(before, "--split", "test")
 
     for protocol, promises in (("split", False), ("final", True)):
         facts = {**FACTS, **ours, "protocol": protocol}

@@ -74,7 +74,7 @@ def test_a_fold_is_trained_measured_and_told_of(request_: RunRequest, faces: Pat
     checkpoint = Checkpoint.objects.get(fold=fold)
     loaded = load_checkpoint(checkpoint.path)
     assert loaded.sha256 == checkpoint.sha256
-    assert loaded.metadata["data"] == [{"kind": "folders", "train_images": 48}]
+    assert loaded.metadata["data"] == [{"kind": "folders", "splits": ["train"], "train_images": 48}]
     assert loaded.metadata["metrics"]["validation"] == fold.metrics
     assert not (fold.folder / "state.safetensors").exists()
 
@@ -206,7 +206,7 @@ def test_what_goes_on_from_its_state_needs_no_start_any_more(request_: RunReques
     services.requeue(run)
     fold = train(run)
     assert (fold.state, fold.error) == (State.SUCCEEDED, "")
-    assert load_checkpoint(fold.checkpoint.path).trained_on == {"folders"}
+    assert load_checkpoint(fold.checkpoint.path).trained_on == {"folders": ["train"]}
 
 
 def test_folds_of_a_set_that_has_changed_since_the_launch_are_refused(
@@ -254,6 +254,14 @@ def test_a_final_run_is_trained_on_all_but_the_test_part_and_measured_on_that(
     services.create_run(replace(request, config=config))
     with pytest.raises(services.LaunchError, match="was trained on ckplus48 faces itself"):
         services.create_run(replace(request, config=config, protocol="split"))
+
+    # Nor is it forgotten when another set has been trained on since.
+    drawn = train(services.create_run(replace(request_, config=config)))
+    later = load_checkpoint(drawn.checkpoint.path)
+    assert later.trained_on == {"ckplus48": ["train", "valid"], "folders": ["train"]}
+    split = replace(request, protocol="split", config=replace(config, start=str(drawn.checkpoint.path)))
+    with pytest.raises(services.LaunchError, match="was trained on ckplus48 faces itself"):
+        services.create_run(split)
 
     own = Path(shutil.copytree(faces, tmp_path / "own"))
     shutil.rmtree(own / "test")

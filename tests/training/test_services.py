@@ -340,7 +340,7 @@ def test_folds_do_not_start_from_a_model_that_was_trained_on_the_same_set(
         with pytest.raises(LaunchError, match=f"was trained on {kind} faces itself"):
             services.create_run(replace(folds, dataset=dataset))
     # One's own folders may be anybody's.
-    assert services.create_run(folds).trained_before == ["affectnet", "ckplus", "folders", "kdef"]
+    assert list(services.create_run(folds).trained_before) == ["affectnet", "ckplus", "folders", "kdef"]
 
 
 def test_held_out_faces_are_refused_where_the_start_may_know_them(
@@ -355,17 +355,28 @@ def test_held_out_faces_are_refused_where_the_start_may_know_them(
     with pytest.raises(LaunchError, match="was trained on kdef faces itself"):
         services.create_run(split)
     save_checkpoint(path, model, config, {**kdef, "protocol": "split"})
-    assert services.create_run(split).trained_before == ["kdef"]
+    assert services.create_run(split).trained_before == {"kdef": ["train"]}
     save_checkpoint(path, model, config, {**kdef, "protocol": "final"})  # it knows the validation part
     with pytest.raises(LaunchError, match="was trained on kdef faces itself"):
         services.create_run(split)
 
-    folds = replace(request_, protocol="made", fold_count=2, config=config)
-    save_checkpoint(path, model, config, {"data": [], "converted_from": {}})
-    with pytest.raises(LaunchError, match="nobody said what it had been trained on"):
-        services.create_run(folds)
-    save_checkpoint(path, model, config, {"data": [], "converted_from": {}, "trained_before": ["mmi"]})
-    assert services.create_run(folds).trained_before == ["mmi"]
+    # What it was last trained on does not hide what it saw before.
+    last = {"data": [{"kind": "ferplus", "splits": ["train"]}], "protocol": "split"}
+    for before in ("valid", "test"):
+        save_checkpoint(path, model, config, {**last, "trained_before": {"kdef": ["train", before]}})
+        with pytest.raises(LaunchError, match="was trained on kdef faces itself"):
+            services.create_run(split)
+    save_checkpoint(path, model, config, {**last, "trained_before": {"kdef": ["train"]}})
+    assert services.create_run(split).trained_before == {"ferplus": ["train"], "kdef": ["train"]}
+
+    own = replace(request_, config=config)
+    for request in (own, replace(own, protocol="made", fold_count=2)):
+        save_checkpoint(path, model, config, {"data": [], "converted_from": {}})
+        with pytest.raises(LaunchError, match="nobody said what it had been trained on"):
+            services.create_run(request)
+        mmi = {"mmi": ["test", "train", "valid"]}
+        save_checkpoint(path, model, config, {"data": [], "converted_from": {}, "trained_before": mmi})
+        assert services.create_run(request).trained_before == mmi
 
 
 def test_a_mean_of_two_models_knows_the_faces_of_both(request_: RunRequest, tmp_path: Path) -> None:
@@ -373,7 +384,7 @@ def test_a_mean_of_two_models_knows_the_faces_of_both(request_: RunRequest, tmp_
         start_file(tmp_path / kind, request_.config, kind)
     first, second = (load_checkpoint(tmp_path / kind) for kind in ("ckplus", "ferplus"))
     save_average(tmp_path / "mean", first, second, 0.5)
-    assert load_checkpoint(tmp_path / "mean").trained_on == {"ckplus", "ferplus"}
+    assert load_checkpoint(tmp_path / "mean").trained_on == {"ckplus": ["train"], "ferplus": ["train"]}
 
 
 def test_a_finished_run_is_another_where_the_set_has_changed(

@@ -35,8 +35,8 @@ class Command(BaseCommand):
             action="append",
             default=[],
             choices=KINDS,
-            help="a kind of data set that they saw, again for each: folds of it will not start from them, "
-            "and no folds at all where nothing is said",
+            help="a kind of data set that they saw, again for each: no training that holds out faces of it "
+            "will start from them, and none at all where nothing is said",
         )
 
     def handle(
