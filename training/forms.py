@@ -167,7 +167,7 @@ class LaunchForm(forms.Form):
     protocol = forms.ChoiceField(
         label="Train and test on",
         choices=TrainingRun.Protocol.choices,
-        widget=forms.RadioSelect,
+        widget=forms.RadioSelect({"data-own-splits": " ".join(OWN_SPLITS)}),
         initial="split",
     )
     fold_count = forms.IntegerField(

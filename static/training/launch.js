@@ -24,12 +24,14 @@ if (form) {
 
   // New folds are counted only where new ones are made, and one training has none to choose from.
   const folds = () => {
-    const protocol = form.elements.protocol.value;
+    const chosen = form.querySelector("[name=protocol]:checked");
+    if (!chosen) return;
+    const protocol = chosen.value;
     form.querySelector(".field-fold_count").hidden = protocol !== "made";
     // What is not seen must not keep the form from being sent; the button beside leaks wants a number still.
     const count = form.elements.fold_count;
     if (protocol !== "made" && !count.validity.valid) count.value = count.defaultValue;
-    form.querySelector(".field-folds").hidden = ["split", "final"].includes(protocol);
+    form.querySelector(".field-folds").hidden = chosen.dataset.ownSplits.split(" ").includes(protocol);
   };
   form.addEventListener("change", folds);
   folds();

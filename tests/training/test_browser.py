@@ -157,7 +157,10 @@ def test_a_number_in_a_field_that_went_out_of_sight_is_no_obstacle(
     page.locator("summary", has_text="Folds").click()
     page.get_by_label("new folds: stratified").check()
     page.get_by_label("How many new folds").fill("1")
-    page.locator("[name=protocol][value=split]").check()
+    which = page.get_by_label("Which folds")
+    for protocol, has_folds in (("lists", True), ("final", False), ("made", True), ("split", False)):
+        page.locator(f"[name=protocol][value={protocol}]").check()
+        expect(which).to_be_visible(visible=has_folds)
     page.get_by_role("button", name="Launch").click()
     page.wait_for_url("**/watch/", timeout=60_000)
 
