@@ -77,13 +77,25 @@ class Checkpoint:
     def trained_on(self) -> dict[str, list[str]]:
         """The kinds of the data sets that it was trained on, before or after it became this one, and which of
         their splits ("train", "valid", "test") the faces were of; sorted."""
+        last = [{part["kind"]: part.get("splits", self._splits)} for part in self.metadata.get("data", [])]
+        return joined(self.trained_before, *last)
+
+    @property
+    def trained_before(self) -> dict[str, list[str]]:
+        """The same of what came before its last training."""
         before = self.metadata.get("trained_before", {})
-        # Files of before 2026-12 keep kinds alone, and the protocol of the last training.
-        splits = splits_learnt(self.metadata.get("protocol", "split"))
-        if isinstance(before, list):
-            before = dict.fromkeys(before, splits)
-        last = [{part["kind"]: part.get("splits", splits)} for part in self.metadata.get("data", [])]
-        return joined(before, *last)
+        return joined(dict.fromkeys(before, self._splits) if isinstance(before, list) else before)
+
+    @property
+    def _splits(self) -> tuple[str, ...]:
+        """Of the last training; files of before 2026-12 keep no more of the earlier ones than the kinds."""
+        imported = "converted_from" in self.metadata
+        return SPLITS if imported else splits_learnt(self.metadata.get("protocol", "split"))
+
+    @property
+    def is_of_unknown_origin(self) -> bool:
+        """Whether it was imported, and nobody said what it had been trained on."""
+        return "converted_from" in self.metadata and not self.trained_on
 
     @property
     def name(self) -> str:
@@ -200,7 +212,7 @@ def save_average(path: Path, first: Checkpoint, second: Checkpoint, share: float
     kept = {name: value for name, value in second.metadata.items() if name not in OF_THE_WEIGHTS}
     first_run = {**first.metadata, "config": _without_folders(first.metadata["config"])}
     average = {"of": [first.sha256, second.sha256], "share": share, "first_run": first_run}
-    before = joined(first.trained_on, second.trained_on)
+    before = joined(first.trained_on, second.trained_before)  # the last training's stands in `data`
     return _write(path, weights, {**kept, "metrics": {}, "average": average, "trained_before": before})
 
 

@@ -293,7 +293,7 @@ def paired_test(first: ArrayLike, second: ArrayLike, *, parts: int | None = None
     deviation, interval = _scatter(differences, shared)
     mean = float(differences.mean())
     t_p = None
-    if deviation and np.ptp(differences) > 0:
+    if deviation:
         t = mean / (deviation * (1 / len(differences) + shared) ** 0.5)
         t_p = float(2 * stdtr(len(differences) - 1, -abs(t)))
     return PairedTest(
@@ -321,7 +321,8 @@ def _scatter(
 
     if len(values) < 2:
         return None, None
-    deviation = float(values.std(ddof=1))
+    # Of equal numbers it would be a rounding error.
+    deviation = float(values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
     quantile = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
     mean, reach = float(values.mean()), quantile * deviation * (1 / len(values) + shared) ** 0.5
     return deviation, (mean - reach, mean + reach)

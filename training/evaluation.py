@@ -177,10 +177,13 @@ def may_have_seen(
     split: empty for another choice of its faces. division: of the folds that `fold` is one of
     (`services.division_sha256`).
     """
-    seen = splits_seen(checkpoint, kind)
-    if fold is not None:
-        made = checkpoint.metadata
-        return bool(seen) and (made.get("folds_sha256"), made.get("fold")) != (division, fold)
+    if checkpoint.is_of_unknown_origin:
+        return True
+    made = checkpoint.metadata
+    if fold is not None and (made.get("folds_sha256"), made.get("fold")) == (division, fold):
+        # Its last training held these out; any set at all may lie in folders.
+        return kind != "folders" and bool(splits_seen(checkpoint.trained_before, kind))
+    seen = splits_seen(checkpoint.trained_on, kind)
     return split in seen if split in SPLITS else bool(seen)
 
 

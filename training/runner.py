@@ -136,6 +136,9 @@ def _train(desk: "Desk") -> Outcome:
             f"The model that this run starts from ({config.start}) is another one than at its launch, and "
             "folds of one run are to be compared: launch a copy of the run."
         )
+    if not state_path.exists():  # what an earlier try told of is not this one's
+        fold.epochs.all().delete()
+        shutil.rmtree(fold.folder / "samples", ignore_errors=True)
     masks = _masks_of(fold, own, config.model.image_size, state_path, desk)
     desk.read("Building the model", 0, 1)
     # A saved state holds every weight: what it started from may be gone by now.

@@ -10,7 +10,7 @@ import platform
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -49,7 +49,8 @@ HEARTBEAT: Final = 5.0  # seconds between two signs of life of a running fold
 LOST_AFTER: Final = 20.0  # seconds without one, after which its worker counts as dead
 UNHEARD_AFTER: Final = 60.0  # seconds after which a queued fold that the broker does not know is sent again
 BROKER_TIMEOUT: Final = 2.0  # seconds that a broker has to answer a launch
-SAME_FACES: Final = {"ckplus48": "ckplus", "affectnet7": "affectnet"}  # kinds whose people are another kind's
+# Kinds whose faces are another kind's.
+SAME_FACES: Final = {"ckplus48": "ckplus", "affectnet7": "affectnet", "affectnet-folders": "affectnet"}
 # A run is what the first of these is that one of its folds is.
 PRECEDENCE: Final = (
     State.RUNNING,
@@ -328,6 +329,8 @@ def _check_folds(request: RunRequest, start: "StartCheckpoint | None") -> tuple[
             raise DatasetError(f"The data set {dataset.name} cannot be used: {dataset.problem}")
         if not dataset.path.is_dir():
             raise DatasetError(f"There is no folder {dataset.path}, where {dataset.name} should lie.")
+    if not 0 <= request.seed < 2**31:
+        raise LaunchError("The seed must be from 0 to 2147483647.")
     if request.visdom and not request.visdom.startswith(("http://", "https://")):
         raise LaunchError(
             f"{request.visdom} is no address of a visdom server, such as http://localhost:8097."
@@ -358,7 +361,7 @@ def _check_folds(request: RunRequest, start: "StartCheckpoint | None") -> tuple[
 
 def _check_strangers(request: RunRequest, start: "StartCheckpoint") -> None:
     """Refuse held-out faces that the model which a run starts from may have been trained on."""
-    if "converted_from" in start.metadata and not start.trained_on:
+    if start.is_of_unknown_origin:
         raise LaunchError(
             "The model that this run starts from was imported, and nobody said what it had been trained on: "
             "import it anew with --trained-on KIND, for each set that it saw."
@@ -366,21 +369,18 @@ def _check_strangers(request: RunRequest, start: "StartCheckpoint") -> None:
     kind = request.dataset.kind
     held_out = set(SPLITS) - set(OWN_SPLITS.get(request.protocol, ()))
     # Any set at all may lie in folders.
-    if kind != "folders" and held_out & splits_seen(start, kind):
+    if kind != "folders" and held_out & splits_seen(start.trained_on, kind):
         raise LaunchError(
             f"The model that this run starts from was trained on {kind} faces itself: those that "
             "are held out would be no strangers to it. Start from imagenet, or from one that never saw them."
         )
 
 
-def splits_seen(model: "StartCheckpoint", kind: str) -> set[str]:
-    """The splits of a set of `kind` that faces which the model was trained on may be of."""
+def splits_seen(trained_on: Mapping[str, Sequence[str]], kind: str) -> set[str]:
+    """The splits of a set of `kind` that faces of `trained_on` (`Checkpoint.trained_on`) may be of."""
     faces = SAME_FACES.get(kind, kind)
     return {
-        split
-        for one, splits in model.trained_on.items()
-        if SAME_FACES.get(one, one) == faces
-        for split in splits
+        split for one, splits in trained_on.items() if SAME_FACES.get(one, one) == faces for split in splits
     }
 
 

@@ -40,6 +40,7 @@ KINDS: Final[dict[str, Reader]] = {
     "mmi": read_mmi,
     "affectnet": read_affectnet,
     "affectnet7": read_affectnet7,
+    "affectnet-folders": read_folders,
     "ferplus": read_ferplus,
     "rafdb": read_rafdb,
     "expw": read_expw,

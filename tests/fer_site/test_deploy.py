@@ -464,7 +464,9 @@ def test_who_reads_slowly_keeps_no_thread_of_the_site(tmp_path: Path) -> None:
 
 
 def test_figures_are_for_this_machine_and_count_all_processes(server: Server) -> None:
-    assert Browser(server).get("/metrics")[0].status == 403
+    browser = Browser(server)
+    assert browser.get("/metrics")[0].status == 403
+    browser.get("/")  # what comes to the site is counted
 
     connection = http.client.HTTPConnection("127.0.0.1", server.web_port)
     connection.request("GET", "/metrics")

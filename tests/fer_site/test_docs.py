@@ -162,7 +162,7 @@ def test_every_kind_of_data_set_has_its_tree() -> None:
 
     page = DOCS / "datasets.md"
     assert set(KINDS) <= anchors(page)
-    assert set(re.findall(r"^\| \[`(\w+)`\]", page.read_text(), re.MULTILINE)) == set(KINDS)
+    assert set(re.findall(r"^\| \[`([\w-]+)`\]", page.read_text(), re.MULTILINE)) == set(KINDS)
 
 
 def test_every_picture_is_small_and_used() -> None:

@@ -194,6 +194,11 @@ def test_differences_that_rounding_alone_tells_apart_are_ties() -> None:
     assert np.ptp(np.array([0.1, 0.2, 0.3]) - np.array([0.0, 0.1, 0.2])) > 0
 
     assert paired_test([0.1, 0.2, 0.3], [0.0, 0.1, 0.2]).t_p is None
+    # Whatever the number of folds: not a rounding error that would pass for a difference.
+    for folds in range(2, 11):
+        level = np.arange(folds) / 20
+        same = paired_test(level + 0.1, level)
+        assert (same.deviation, same.t_p) == (0, None), folds
 
 
 def test_no_p_value_is_made_up_where_there_is_nothing_to_test() -> None:
@@ -247,6 +252,9 @@ def test_people_are_what_an_interval_counts() -> None:
     assert interval_over_people(labels, said, [ANGER, FEAR], ["a"] * 8) is None
     assert interval_over_people(labels, np.eye(8)[labels], [ANGER, FEAR], people) is None
     assert interval_over_people(labels, said, [ANGER], people) is None, "no answer but the right one"
+    two_of_three = np.eye(8)[[ANGER, ANGER, FEAR] * 10]
+    everybody = [str(number) for number in range(10) for _ in range(3)]
+    assert interval_over_people([ANGER] * 30, two_of_three, [ANGER, FEAR], everybody) is None
 
 
 def test_each_expression_is_as_likely_beforehand_where_shares_are_taken_out() -> None:

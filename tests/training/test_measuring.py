@@ -128,6 +128,7 @@ def test_a_model_that_may_know_the_faces_is_told_of(
     assert not told({**ours, **fold}, *held_out, "--seed", "1")
     assert told({**ours, **fold}, *held_out, "--seed", "0")  # another division
     assert told({**ours, **fold, "fold": 1}, *held_out, "--seed", "1")
+    assert told({"data": [], "converted_from": {}}, "--split", "test")  # nobody said what it saw
     before = {"trained_before": {"folders": ["train", "valid"]}, **split}
     assert told(before, "--split", "valid")
     assert not told(before, "--split", "test")

@@ -180,7 +180,12 @@ def test_a_state_of_other_data_is_refused_once_and_then_trained_anew(
     assert "kept as state-refused.safetensors: try again" in train(run).error
     assert state.with_stem("state-refused").read_bytes() == b"nothing"
     services.requeue(run)
-    assert train(run).state == State.SUCCEEDED
+    seen: list[set[tuple[str, int]]] = []
+    look = Callbacks(
+        on_batch=lambda _: seen.append(set(run.folds.get().epochs.values_list("stage", "epoch")))
+    )
+    assert train(run, look).state == State.SUCCEEDED
+    assert seen[0] == set(), "the epochs of the try before are not this one's"
 
 
 def test_no_fold_starts_from_other_weights_than_its_run_did(request_: RunRequest, tmp_path: Path) -> None:

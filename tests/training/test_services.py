@@ -19,6 +19,7 @@ from ml.datasets import DatasetError
 from ml.fmpn import FMPN
 from ml.folds import LeakError
 from training import services
+from training.evaluation import may_have_seen
 from training.models import Dataset, Fold, State, TrainingRun
 from training.services import LaunchError, RunRequest
 
@@ -171,6 +172,7 @@ def test_two_clicks_at_the_same_moment_make_one_run(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ({"seed": -1}, "seed must be from 0 to 2147483647"),
         ({"folds": (7,)}, "has no fold 7"),
         ({"folds": ()}, "at least one fold"),
         ({"fold_count": 1}, "at least two"),
@@ -335,7 +337,7 @@ def test_folds_do_not_start_from_a_model_that_was_trained_on_the_same_set(
     start_file(start, request_.config, "kdef", "folders", "ckplus", "affectnet")
     config = replace(request_.config, start=str(start))
     folds = replace(request_, protocol="made", fold_count=2, config=config)
-    for kind in ("kdef", "ckplus48", "affectnet7"):
+    for kind in ("kdef", "ckplus48", "affectnet7", "affectnet-folders"):
         dataset = Dataset.objects.create(name=kind, kind=kind, folder=str(tmp_path))
         with pytest.raises(LaunchError, match=f"was trained on {kind} faces itself"):
             services.create_run(replace(folds, dataset=dataset))
@@ -379,12 +381,33 @@ def test_held_out_faces_are_refused_where_the_start_may_know_them(
         assert services.create_run(request).trained_before == mmi
 
 
+def test_what_an_earlier_import_saw_may_be_of_any_split(request_: RunRequest, tmp_path: Path) -> None:
+    facts = {"data": [], "converted_from": {}, "trained_before": ["kdef"]}
+    save_checkpoint(tmp_path / "old", FMPN(request_.config.model), request_.config, facts)
+    assert load_checkpoint(tmp_path / "old").trained_on == {"kdef": ["test", "train", "valid"]}
+
+
 def test_a_mean_of_two_models_knows_the_faces_of_both(request_: RunRequest, tmp_path: Path) -> None:
     for kind in ("ckplus", "ferplus"):
         start_file(tmp_path / kind, request_.config, kind)
     first, second = (load_checkpoint(tmp_path / kind) for kind in ("ckplus", "ferplus"))
     save_average(tmp_path / "mean", first, second, 0.5)
     assert load_checkpoint(tmp_path / "mean").trained_on == {"ckplus": ["train"], "ferplus": ["train"]}
+
+
+def test_a_mean_of_two_folds_models_is_no_stranger_to_either_fold(
+    request_: RunRequest, tmp_path: Path
+) -> None:
+    kdef = {"data": [{"kind": "kdef", "splits": ["test", "train", "valid"]}], "protocol": "made"}
+    for fold in (0, 1):
+        facts = {**kdef, "fold": fold, "folds_sha256": "of two"}
+        save_checkpoint(tmp_path / f"{fold}", FMPN(request_.config.model), request_.config, facts)
+    first, second = (load_checkpoint(tmp_path / name) for name in "01")
+    assert not may_have_seen(first, kind="kdef", fold=0, division="of two")
+    assert may_have_seen(first, kind="kdef", fold=1, division="of two")
+    save_average(tmp_path / "mean", first, second, 0.5)
+    mean = load_checkpoint(tmp_path / "mean")
+    assert all(may_have_seen(mean, kind="kdef", fold=fold, division="of two") for fold in (0, 1))
 
 
 def test_a_finished_run_is_another_where_the_set_has_changed(

@@ -52,7 +52,12 @@ class Command(BaseCommand):
         faces.add_argument(
             "--folds", type=fold_numbers, default=(), metavar="0-9|0,3|all", help="each fold's held-out faces"
         )
-        parser.add_argument("--protocol", choices=("lists", "clean", "made"), default="lists")
+        parser.add_argument(
+            "--protocol",
+            choices=("lists", "clean", "made"),
+            default="lists",
+            help="of the folds: as the run had it",
+        )
         parser.add_argument("--fold-count", type=int, default=10, metavar="10", help="of the protocol made")
         parser.add_argument("--seed", type=int, default=0, help="of the protocol made")
         parser.add_argument(
