@@ -21,10 +21,11 @@ env.read_env(os.environ.get("FER_ENV_FILE", BASE_DIR / ".env"))
 
 
 MOST = 10_000_000.0  # of anything: that many hours are a thousand years
+MOST_PHOTOS = 2**15 - 1  # in a batch: more than that PostgreSQL cannot number in a photo's row
 
 
-def positive(name: str, default: float, least: float = 0.0) -> float:
-    """Read a number above zero, and not below `least`."""
+def positive(name: str, default: float, least: float = 0.0, most: float = MOST) -> float:
+    """Read a number above zero, and from `least` to `most`."""
     text = env.str(name, default=str(default))
     try:
         number = float(text)
@@ -32,8 +33,8 @@ def positive(name: str, default: float, least: float = 0.0) -> float:
         number = 0.0
     if not 0 < number < float("inf"):
         raise ImproperlyConfigured(f"{name}={text} is not a number above zero.")
-    if not least <= number <= MOST:
-        raise ImproperlyConfigured(f"{name}={text} is not between {least:g} and {MOST:.0f}.")
+    if not least <= number <= most:
+        raise ImproperlyConfigured(f"{name}={text} is not between {least:g} and {most:.0f}.")
     return number
 
 
@@ -62,7 +63,7 @@ FER_RETENTION_HOURS = positive("FER_RETENTION_HOURS", 24.0)
 FER_MAX_UPLOAD_MB = positive("FER_MAX_UPLOAD_MB", 15.0)
 FER_MAX_MEGAPIXELS = positive("FER_MAX_MEGAPIXELS", 40.0)
 FER_MAX_FILES = int(positive("FER_MAX_FILES", 20, least=1))
-FER_MAX_BATCH_PHOTOS = int(positive("FER_MAX_BATCH_PHOTOS", 2000, least=1))
+FER_MAX_BATCH_PHOTOS = int(positive("FER_MAX_BATCH_PHOTOS", 2000, least=1, most=MOST_PHOTOS))
 FER_MAX_BATCH_MB = positive("FER_MAX_BATCH_MB", 500.0)
 FER_MAX_VIDEO_MB = positive("FER_MAX_VIDEO_MB", 500.0)
 FER_MAX_VIDEO_MINUTES = positive("FER_MAX_VIDEO_MINUTES", 10.0)
@@ -71,7 +72,7 @@ FER_UPLOADS_PER_MINUTE = positive("FER_UPLOADS_PER_MINUTE", 60)
 FER_API_PER_MINUTE = positive("FER_API_PER_MINUTE", 60)
 # Each takes a core: more at once would only be slower each. Some of a server's eight threads stay free to say
 # so, and for all that is no photo.
-FER_PHOTOS_AT_ONCE = int(positive("FER_PHOTOS_AT_ONCE", min(available_cores(), 6)))
+FER_PHOTOS_AT_ONCE = int(positive("FER_PHOTOS_AT_ONCE", min(available_cores(), 6), least=1))
 FER_SIGNUP = env.bool("FER_SIGNUP", default=True)
 FER_CONTACT = env.str("FER_CONTACT", default="")
 if FER_CONTACT and not FER_CONTACT.startswith(("https://", "http://", "mailto:")):
@@ -145,6 +146,9 @@ if database["ENGINE"] == "django.db.backends.sqlite3":
         # And what is deleted is written over (recognition.purging.purge_expired empties the log as well).
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA secure_delete=ON;",
     }
+elif database["ENGINE"] == "django.db.backends.postgresql":
+    # One that is there and does not answer is not waited for until the browser gives up.
+    database["OPTIONS"] = {"connect_timeout": 5, **database.get("OPTIONS", {})}
 DATABASES = {"default": database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -201,6 +205,8 @@ CONTENT_SECURITY_POLICY = {
 X_FRAME_OPTIONS = "DENY"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
+# A browser without an account reaches what it sent by its session alone.
+SESSION_COOKIE_AGE = max(14 * 24 * 3600, int(FER_RETENTION_HOURS * 3600) + 3600)
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = True

@@ -11,7 +11,7 @@ from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, User
 from django.contrib.auth.signals import user_logged_in
 from django.db.models import Q
 from django.dispatch import receiver
-from django.http import HttpRequest
+from django.http import Http404, HttpRequest
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 
@@ -36,7 +36,10 @@ class Owner:
     @classmethod
     def of_upload(cls, request: HttpRequest) -> "Owner":
         """The same for somebody who is about to own something: a session without a word gets one."""
-        return cls(_user(request), request.session.setdefault("owner", new_token()))
+        owner = cls(_user(request), request.session.setdefault("owner", new_token()))
+        if owner.user is None:
+            request.session.modified = True  # its two weeks begin anew: they must outlast what is sent now
+        return owner
 
     def analyses(self) -> AnalysisQuerySet:
         """Those that are theirs and whose time has not passed."""
@@ -46,6 +49,12 @@ class Owner:
         if self.word:
             own |= Q(owner=self.word, user=None)
         return Analysis.objects.live().filter(own)
+
+    def analysis(self, token: str) -> Analysis:
+        """Theirs of that token; for anybody else's, Http404."""
+        if "\0" in token:  # PostgreSQL refuses even to look for it
+            raise Http404
+        return get_object_or_404(self.analyses(), pk=token)
 
     def new_analysis(self, **fields: Any) -> Analysis:
         """An unsaved analysis of theirs, which lives as long as they chose."""
@@ -65,7 +74,7 @@ def kept_until(user: User, created: datetime) -> datetime | None:
 
 def own_analysis(request: HttpRequest, token: str) -> Analysis:
     """The asker's analysis of that token; for anybody else's, Http404."""
-    return get_object_or_404(Owner.of(request).analyses(), pk=token)
+    return Owner.of(request).analysis(token)
 
 
 def _user(request: HttpRequest) -> User | None:

@@ -52,7 +52,9 @@ def delete_everything(user: User) -> None:
 
 def delete_account(user: User) -> None:
     """Delete `user` and everything that is theirs: analyses with their folders, notes, tokens."""
-    user.delete()
+    with transaction.atomic():
+        delete_everything(user)
+        user.delete()
 
 
 # Everything as one ZIP -------------------------------------------------------------------------------------
@@ -105,7 +107,11 @@ def _members(user: User) -> Iterator[tuple[str, Iterable[bytes]]]:
     """The files of the ZIP, one after the other: (name, its bytes in pieces)."""
     for name, text in _about(user):
         yield name, [text.encode()]
-    for analysis in user.analyses.live().order_by("created").iterator(chunk_size=20):
+    # One by one: a query that stays open for as long as somebody reads would show SQLite's old rows.
+    for pk in list(user.analyses.live().order_by("created").values_list("pk", flat=True)):
+        analysis = user.analyses.filter(pk=pk).first()
+        if analysis is None:
+            continue
         folder = f"analyses/{timezone.localtime(analysis.created):%Y-%m-%d-%H%M%S}-{analysis.token[:6]}"
         for name, lines in _reports(analysis):
             yield f"{folder}/{name}", (line.encode() for line in lines)

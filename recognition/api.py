@@ -20,7 +20,6 @@ from django.core.files.base import ContentFile
 from django.db.models import Q
 from django.http import FileResponse, Http404, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.multipartparser import MultiPartParserError
-from django.shortcuts import get_object_or_404
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.log import log_response
@@ -344,7 +343,7 @@ def _owner(request: HttpRequest) -> Owner:
 
 
 def _own(request: HttpRequest, token: str) -> Analysis:
-    return get_object_or_404(_owner(request).analyses(), pk=token)
+    return _owner(request).analysis(token)
 
 
 def _summary(request: HttpRequest, analysis: Analysis) -> dict[str, Any]:

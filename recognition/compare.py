@@ -147,6 +147,11 @@ class Comparison:
     faces: list[Compared] = field(default_factory=list)
     speeds: list[Speed] = field(default_factory=list)
 
+    @property
+    def read(self) -> int:
+        """How many faces the models read: not those with a problem."""
+        return sum(not compared.face.problem for compared in self.faces)
+
 
 def compare(photo: Photo, models: Sequence[Model]) -> Comparison:
     """Let each model read the faces of a stored photo, from the same crops.

@@ -45,6 +45,14 @@ class AnalysisQuerySet(models.QuerySet["Analysis"]):
     def expired(self) -> "AnalysisQuerySet":
         return self.filter(expires__lte=timezone.now())
 
+    def delete(self) -> tuple[int, dict[str, int]]:
+        """Whoever is about to add to one of them (background.is_ours) waits, and finds it gone."""
+        with transaction.atomic():
+            list(self.select_for_update().order_by().values_list("pk"))
+            return super().delete()
+
+    delete.alters_data = delete.queryset_only = True  # type: ignore[attr-defined]
+
 
 class Analysis(models.Model):
     """One upload and what was read in it.
@@ -110,6 +118,9 @@ class Analysis(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("analysis", args=[self.token])
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        return Analysis.objects.filter(pk=self.pk).delete()
 
     @property
     def folder(self) -> Path:

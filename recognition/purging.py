@@ -54,7 +54,11 @@ def _sweep_orphans() -> None:
         return
     # What is being received has no row yet, and is written to meanwhile.
     oldest = (timezone.now() - min(retention(), timedelta(hours=2))).timestamp()
-    for folder in analyses_folder().iterdir():
+    folders = list(analyses_folder().iterdir())  # before the rows: what has one later was there later
+    known = set(Analysis.objects.values_list("pk", flat=True))
+    for folder in folders:
+        if folder.name in known:
+            continue
         try:
             is_old = max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < oldest
         except FileNotFoundError:  # deleted by its owner meanwhile

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DAYS_WITHOUT_USE: Final = 30  # after which an exported network is removed; it is made again where needed
 SECONDS_BETWEEN_TRIES: Final = 60.0  # to load a checkpoint that could not be: a full GPU may have room again
 SECONDS_BETWEEN_QUESTIONS: Final = 2.0  # how long a checkpoint may be in service before a process notices
 

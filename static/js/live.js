@@ -73,6 +73,8 @@ async function start() {
     stop();
     camera.value = "";
     complain(error.name);
+    part("start").disabled = false;
+    part("start").focus({ preventScroll: true }); // a button that is disabled loses it
     return;
   } finally {
     part("start").disabled = false;
@@ -430,6 +432,7 @@ snapshot.addEventListener("submit", async (event) => {
     complain(["old", "hasty"].includes(error.name) ? error.name : "snapshot", error.sentence);
   } finally {
     button.disabled = false;
+    if (document.activeElement === document.body) button.focus({ preventScroll: true }); // it lost it, disabled
   }
 });
 

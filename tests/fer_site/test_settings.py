@@ -1,5 +1,6 @@
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,9 @@ def manage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
     environment = {name: value for name, value in (os.environ | variables).items() if value}
     environment["DJANGO_SETTINGS_MODULE"] = "fer_site.settings"
     command = [sys.executable, "manage.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def test_the_table_of_settings_is_what_the_code_reads() -> None:
@@ -57,6 +60,8 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
         ("FER_MAX_UPLOAD_MB", "much", "FER_MAX_UPLOAD_MB=much is not a number above zero."),
         ("FER_RETENTION_HOURS", "-1", "FER_RETENTION_HOURS=-1 is not a number above zero."),
         ("FER_MAX_FILES", "0", "FER_MAX_FILES=0 is not a number above zero."),
+        ("FER_MAX_BATCH_PHOTOS", "40000", "FER_MAX_BATCH_PHOTOS=40000 is not between 1 and 32767."),
+        ("FER_PHOTOS_AT_ONCE", "0.5", "FER_PHOTOS_AT_ONCE=0.5 is not between 1 and"),
         ("DATABASE_URL", "here", "DATABASE_URL is not an address"),
         ("FER_LOG_FORMAT", "xml", "FER_LOG_FORMAT=xml is neither plain nor json."),
     ],
@@ -67,6 +72,15 @@ def test_a_value_that_makes_no_sense_is_named(name: str, value: str, sentence: s
     assert refused.returncode == 1
     assert sentence in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_database_that_takes_the_call_and_says_nothing_is_not_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"postgres://ada@127.0.0.1:{silent.getsockname()[1]}/faces"
+        refused = manage("migrate", "--check", DATABASE_URL=address)
+
+    assert refused.returncode == 1
+    assert "timeout expired" in refused.stderr
 
 
 def test_dotenv_is_written_once_with_a_key_of_its_own_for_its_owner_alone(tmp_path: Path) -> None:

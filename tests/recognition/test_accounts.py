@@ -3,13 +3,19 @@
 import io
 import json
 import re
+import threading
 import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import DatabaseError, connection
+from django.db.models.deletion import Collector
 from django.http import HttpResponse, StreamingHttpResponse
 from django.test import Client
 from django.urls import reverse
@@ -292,6 +298,52 @@ def test_how_long_things_are_kept_is_changed_at_once_for_all(
     assert Profile.objects.get(user=ada).keep_days == 7
     hers.refresh_from_db()
     assert hers.expires == now + timedelta(days=20)
+
+
+def test_a_browser_without_an_account_reaches_what_it_sent_for_as_long_as_that_is_kept(
+    client: Client, portrait: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send() -> str:
+        photo = SimpleUploadedFile("portrait.jpg", portrait)
+        return client.post(reverse("analyse"), {"photos": photo})["Location"]
+
+    now = timezone.now()
+    assert client.get(send()).status_code == 200
+    monkeypatch.setattr(timezone, "now", lambda: now + timedelta(days=13.9))
+    address = send()
+    monkeypatch.setattr(timezone, "now", lambda: now + timedelta(days=14.5))
+    assert client.get(address).status_code == 200
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_worker_adds_at_the_last_moment_does_not_stop_a_deletion(
+    at_home: Client, ada: User, keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analysis = keep(user=ada)
+    collect = Collector.collect
+    workers: list[threading.Thread] = []
+
+    def add() -> None:
+        with suppress(DatabaseError):  # it waits for the lock, and finds the analysis gone
+            Photo.objects.create(analysis=analysis, number=2, width=9, height=9)
+        connection.close()
+
+    def collected(self: Collector, rows: Any, *arguments: Any, **more: Any) -> Any:
+        result = collect(self, rows, *arguments, **more)
+        if not workers and rows and isinstance(rows[0], Photo):  # the photos to be deleted are listed now
+            workers.append(threading.Thread(target=add))
+            workers[0].start()
+            workers[0].join(1)
+        return result
+
+    monkeypatch.setattr(Collector, "collect", collected)
+    response = at_home.post(reverse("delete_account"), {"password": PASSWORD})
+    workers[0].join()
+
+    assert response.status_code == 302
+    assert not User.objects.exists()
+    assert not Analysis.objects.exists()
+    assert not analysis.folder.exists()
 
 
 @pytest.mark.parametrize("wish", ["", "0", "-1", "100000"])

@@ -75,16 +75,22 @@ def test_two_models_are_compared_and_their_differences_told_in_words(
     client: Client, upload: Upload, rival: Checkpoint
 ) -> None:
     analysis = upload()
+    small = Face.objects.get()
+    small.pk, small.number, small.probabilities, small.problem = None, 2, None, "too small"
+    small.save()
     before = everything(analysis)
 
     response = client.get(address(analysis))
 
+    assert "How long each took for 1 face<" in response.content.decode(), (
+        "the other one was too small to read"
+    )
     assert "no-store" in response["Cache-Control"]
-    (compared,) = response.context["comparison"].faces
+    compared, _small = response.context["comparison"].faces
     served, other = compared.opinions
     assert served.model.name == analysis.model_name
     assert served.model.in_service
-    stored = Face.objects.get()
+    stored = Face.objects.get(number=1)
     assert served.expression == stored.expression
     assert served.share == pytest.approx((stored.probabilities or {})[served.expression], abs=0.03)
     assert other.expression == "fear"

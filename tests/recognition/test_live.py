@@ -271,6 +271,7 @@ class TestPage:
         page.get_by_role("button", name="Start camera").click()
 
         expect(page.get_by_role("alert")).to_contain_text("The camera was refused. Allow it for this site")
+        expect(page.get_by_role("button", name="Start")).to_be_focused()
         expect(page.get_by_role("button", name="Start camera")).to_be_enabled()
         expect(page.get_by_role("link", name="upload a photo")).to_be_visible()
         context.close()
@@ -360,3 +361,4 @@ class TestPage:
         keep.click()
         expect(page.get_by_role("alert")).to_have_text("Wait 40 seconds and send it again.")
         expect(keep).to_be_enabled()
+        expect(keep).to_be_focused()

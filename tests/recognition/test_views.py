@@ -424,6 +424,7 @@ def test_a_failure_while_storing_leaves_neither_files_nor_rows(
 
     assert response.status_code == 500
     assert "Something broke on our side" in words(response)
+    assert "<form" not in response.content.decode(), "made without the request, none could be sent"
     assert not Analysis.objects.exists()
     assert not any(media.rglob("*.*"))
 
