@@ -10,15 +10,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
-from typing import Any, Final
+from typing import Final
 
-from django.db.models import Avg, Count, FloatField, QuerySet
-from django.db.models.fields.json import KT
-from django.db.models.functions import Cast, TruncDate
+from django.db.models import Count, QuerySet
+from django.db.models.functions import TruncDate
 from django.utils import timezone
 
 from ml.expressions import EXPRESSIONS
-from recognition.models import Analysis, DayNote, Face, Sighting
+from recognition.models import Analysis, DayNote, Face, Track
 
 EARLIEST: Final = date(2000, 1, 1)
 
@@ -105,15 +104,14 @@ def _readings(analyses: QuerySet[Analysis]) -> Iterator[tuple[date, str]]:
     """Every face and every person of a video that could be read: (day, expression)."""
     own = analyses.order_by().values("pk")
     faces = Face.objects.filter(photo__analysis__in=own, probabilities__isnull=False).order_by()
-    for created, probabilities in faces.values_list("photo__analysis__created", "probabilities").iterator():
-        assert probabilities is not None
-        yield timezone.localdate(created), max(probabilities, key=probabilities.__getitem__)
-    # A video has a reading a frame: the database takes their averages.
-    averages = {name: Avg(Cast(KT(f"probabilities__{name}"), FloatField())) for name in EXPRESSIONS}
-    seen = Sighting.objects.filter(track__analysis__in=own, probabilities__isnull=False).order_by()
-    for person in seen.values("track", "track__analysis__created").annotate(**averages):
-        shares: dict[str, Any] = dict(person)
-        yield timezone.localdate(person["track__analysis__created"]), max(EXPRESSIONS, key=shares.__getitem__)
+    people = Track.objects.filter(analysis__in=own, probabilities__isnull=False).order_by()
+    for seen in (
+        faces.values_list("photo__analysis__created", "probabilities"),
+        people.values_list("analysis__created", "probabilities"),
+    ):
+        for created, probabilities in seen.iterator():
+            assert probabilities is not None
+            yield timezone.localdate(created), max(probabilities, key=probabilities.__getitem__)
 
 
 # The chart -------------------------------------------------------------------------------------------------

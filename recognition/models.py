@@ -283,10 +283,14 @@ class Face(models.Model):
 
 
 class Track(models.Model):
-    """One person in a video: the same face followed over its frames. `number` counts them from 1."""
+    """One person in a video: the same face followed over its frames. `number` counts them from 1.
+
+    `probabilities`: the mean of what was read, once the video is read; null where nothing could be.
+    """
 
     analysis = models.ForeignKey(Analysis, models.CASCADE, related_name="tracks")
     number = models.PositiveSmallIntegerField()
+    probabilities: "models.JSONField[Any, dict[str, float] | None]" = models.JSONField(null=True)
 
     class Meta:
         ordering = ("number",)

@@ -31,6 +31,7 @@ from django.utils.translation import gettext as _
 from numpy.typing import NDArray
 from PIL import Image
 
+from ml.expressions import EXPRESSIONS
 from recognition import background, mp4, services
 from recognition.background import JobError, Progress, Stopped
 from recognition.counters import count_faces
@@ -463,6 +464,7 @@ class _Result:
         self._copy: _Copy | None = None
         self._tracks: dict[int, Track] = {}
         self._rows: list[Sighting] = []
+        self._sums: dict[int, NDArray[np.float64]] = {}
         self._best: dict[int, float] = {}
 
     def __enter__(self) -> Self:
@@ -487,6 +489,9 @@ class _Result:
             if number not in self._tracks:
                 self._tracks[number] = Track.objects.create(analysis=self._analysis, number=number)
             self._rows.append(_row(self._tracks[number], seen))
+            if read := seen.face.probabilities:
+                shares = np.array([read[name] for name in EXPRESSIONS])
+                self._sums[number] = self._sums.get(number, 0) + shares
             if seen.quality > BETTER * self._best.get(number, 0.0):
                 self._best[number] = seen.quality
                 (self._folder / crop_name(number)).write_bytes(encode_crop(seen.face.crop))
@@ -500,6 +505,13 @@ class _Result:
             Sighting.objects.bulk_create(self._rows)
         self._rows = []
 
+    def _sum_up(self) -> None:
+        """Keep each person's mean: a moment's probabilities sum to one, and so do sums over their own sum."""
+        for number, sums in self._sums.items():
+            means = (sums / sums.sum()).tolist()
+            self._tracks[number].probabilities = dict(zip(EXPRESSIONS, means, strict=True))
+        Track.objects.bulk_update(self._tracks.values(), ["probabilities"])
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -509,6 +521,7 @@ class _Result:
             # A worker that is told to end at once leaves all to the next one.
             if (kind is None or issubclass(kind, Exception)) and background.is_ours(self._analysis):
                 self._flush()
+                self._sum_up()
                 if self._copy:
                     self._part.replace(self._folder / COPY)
                 _drop_upload(self._folder)

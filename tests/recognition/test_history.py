@@ -3,8 +3,10 @@
 import re
 from datetime import UTC, date, datetime, timedelta
 from html import unescape
+from importlib import import_module
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
@@ -63,21 +65,39 @@ def cells(response: object) -> dict[int, str]:
 def video(user: User, seen: list[dict[str, float]], **fields: object) -> Analysis:
     """A video with one person, who showed one thing after the other."""
     analysis = Analysis.objects.create(user=user, kind="video", model_name="a model", **fields)
-    track = Track.objects.create(analysis=analysis, number=1)
-    for number, shown in enumerate(seen):
-        probabilities = dict.fromkeys(EXPRESSIONS, 0.0) | shown
-        Sighting.objects.create(
-            track=track,
-            milliseconds=100 * number,
-            box=[0, 0, 9, 9],
-            landmarks={},
-            confidence=1,
-            probabilities=probabilities,
-        )
+    means = {name: sum(one.get(name, 0) for one in seen) / len(seen) for name in EXPRESSIONS}
+    Track.objects.create(analysis=analysis, number=1, probabilities=means)
     return analysis
 
 
 # The calendar and the day ----------------------------------------------------------------------------------
+
+
+def test_the_people_of_videos_that_were_read_before_their_means_were_kept_are_counted_too(
+    page: Client, ada: User
+) -> None:
+    track = video(ada, [{"fear": 1.0}], created=noon(TODAY)).tracks.get()
+    other = video(ada, [{"fear": 1.0}], created=noon(TODAY)).tracks.get()
+    Track.objects.update(probabilities=None)
+    for milliseconds, shown in enumerate(({"happiness": 0.6, "fear": 0.4}, {"fear": 1.0}, None)):
+        Sighting.objects.create(
+            track=track,
+            milliseconds=milliseconds,
+            box=[0, 0, 9, 9],
+            landmarks={},
+            confidence=1,
+            probabilities=shown and dict.fromkeys(EXPRESSIONS, 0.0) | shown,
+            problem="" if shown else "too small",
+        )
+
+    import_module("recognition.migrations.0007_track_probabilities").sum_up(apps, None)
+
+    track.refresh_from_db()
+    other.refresh_from_db()
+    means = dict.fromkeys(EXPRESSIONS, 0.0) | {"happiness": 0.3, "fear": 0.7}
+    assert track.probabilities == pytest.approx(means)
+    assert other.probabilities is None
+    assert cells(page.get(reverse("history")))[TODAY.day] == "2 analyses, mostly fear"
 
 
 def test_without_an_account_the_page_says_what_one_adds(client: Client) -> None:

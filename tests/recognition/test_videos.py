@@ -289,6 +289,9 @@ def test_people_are_followed_and_read_over_time(
         assert sum(one.probabilities.values()) == pytest.approx(1, abs=1e-3)
     shown = [max(one.probabilities, key=one.probabilities.get) for one in woman.sightings.all()]  # type: ignore[union-attr,arg-type]
     assert shown.count("happiness") >= 8
+    for name in EXPRESSIONS:
+        read = [one.probabilities[name] for one in woman.sightings.all() if one.probabilities]
+        assert (woman.probabilities or {})[name] == pytest.approx(sum(read) / len(read), abs=1e-3)
     assert not raw.exists()
     assert sorted(file.name for file in done.folder.iterdir()) == [
         "person-1.jpg",
