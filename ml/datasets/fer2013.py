@@ -52,6 +52,8 @@ def _whole_or_nothing(output: Path) -> Iterator[Path]:
     try:
         yield folder
         folder.chmod(0o755)
+        if output.is_dir():
+            output.rmdir()  # it is empty, and Windows moves nothing onto a folder
         folder.replace(output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -62,6 +62,7 @@ def test_the_table_alone_becomes_folders_by_expression(tmp_path: Path, heads: st
 
 
 def test_with_the_votes_it_becomes_ferplus(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()  # an empty folder is as good as none
     count = unpack_fer2013(table(tmp_path), votes(tmp_path), tmp_path / "out", lambda _: None)
     assert count == 4, "one has no picture"
     assert found("ferplus", tmp_path / "out", "train") == {
