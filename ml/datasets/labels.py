@@ -9,6 +9,7 @@ import io
 import pickle
 import pickletools
 import re
+import reprlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,13 +70,23 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def _check_memory(data: bytes) -> None:
-    """Walk through the stream without running it: lengths must fit the file, and so must memo positions.
-
-    (The C unpickler would make room for four thousand million entries on the word of five bytes.)
+    """Walk through the stream without running it: lengths must fit the file, and so must memo positions (the
+    C unpickler would make room for four thousand million entries on the word of five bytes); and no tuple is
+    there twice, which forty times in each other would take for ever to be hashed.
     """
+    made: dict[object, str] = {}  # a memo position: what made what lies there
+    last = ""
     for opcode, argument, _ in pickletools.genops(data):
-        if "PUT" in opcode.name and isinstance(argument, int) and argument > len(data):
-            raise pickle.UnpicklingError("a memo position is out of bounds")
+        if "PUT" in opcode.name:
+            if isinstance(argument, int) and argument > len(data):
+                raise pickle.UnpicklingError("a memo position is out of bounds")
+            made[argument] = last
+        elif opcode.name == "MEMOIZE":
+            made[len(made)] = last
+        elif opcode.name == "DUP" or ("GET" in opcode.name and "TUPLE" in made.get(argument, "")):
+            raise pickle.UnpicklingError("it has the same tuple twice")
+        else:
+            last = opcode.name
 
 
 class _Dtype:
@@ -129,4 +140,4 @@ def _whole_number(label: object, name: str, path: Path) -> int:
     value = label[0] if isinstance(label, list) and len(label) == 1 else label
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return int(value)
-    raise DatasetError(f"{path} labels {name!r} with {label!r}, which is no whole number.")
+    raise DatasetError(f"{path} labels {name!r} with {reprlib.repr(label)}, which is no whole number.")

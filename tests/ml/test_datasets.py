@@ -587,6 +587,10 @@ def test_a_forged_numpy_type_does_not_reach_numpy(tmp_path: Path) -> None:
         pickle.dumps({"S005_001": 5.0})[:-4],
         b"\x80\x03}r\xff\xff\xff\x7f.",  # a memo position of two thousand million
         b"\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x0f.",  # a byte array of an exabyte
+        b"\x80\x02}K\x01\x85"
+        + b"q\x01h\x01\x86" * 40
+        + b"K\x01s.",  # a tuple, forty times in each other twice
+        b"\x80\x02}K\x01\x85" + b"2\x86" * 40 + b"K\x01s.",
     ],
 )
 def test_a_broken_label_file_is_refused(tmp_path: Path, content: bytes) -> None:
@@ -594,6 +598,16 @@ def test_a_broken_label_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (root / "emotion_labels.pkl").write_bytes(content)
     with pytest.raises(DatasetError, match=r"emotion_labels\.pkl is no sound pickle"):
         load_samples("ckplus48", root, "all")
+
+
+def test_a_label_that_is_endless_to_print_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    lists: list[object] = []
+    for _ in range(40):
+        lists = [lists, lists]
+    root = make_ckplus(tmp_path, {"S005_001": lists}, "S005_001_00000011.png")
+    with pytest.raises(DatasetError, match="which is no whole number") as refused:
+        load_samples("ckplus48", root, "all")
+    assert len(str(refused.value)) < 1000
 
 
 def test_a_label_file_of_unlikely_size_is_not_read(tmp_path: Path) -> None:
