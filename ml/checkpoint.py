@@ -88,7 +88,8 @@ class Checkpoint:
 
     @property
     def _splits(self) -> tuple[str, ...]:
-        """Of the last training; files of before 2026-12 keep no more of the earlier ones than the kinds."""
+        """For files of before 2026-12, which keep kinds and the protocol of the last training: an earlier one
+        by folds may hide behind it."""
         imported = "converted_from" in self.metadata
         return SPLITS if imported else splits_learnt(self.metadata.get("protocol", "split"))
 
