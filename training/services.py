@@ -35,7 +35,7 @@ from kombu.exceptions import OperationalError
 
 from ml.checkpoint import OWN_SPLITS, start_file
 from ml.config import StageConfig, TrainConfig
-from ml.datasets import KINDS, DatasetError, load_samples
+from ml.datasets import KINDS, SAME_FACES, DatasetError, load_samples
 from ml.datasets.samples import SPLITS
 from ml.runtime import available_cores
 from training.models import MOST_LOSSES, Dataset, Fold, State, TrainingRun
@@ -49,8 +49,6 @@ HEARTBEAT: Final = 5.0  # seconds between two signs of life of a running fold
 LOST_AFTER: Final = 20.0  # seconds without one, after which its worker counts as dead
 UNHEARD_AFTER: Final = 60.0  # seconds after which a queued fold that the broker does not know is sent again
 BROKER_TIMEOUT: Final = 2.0  # seconds that a broker has to answer a launch
-# Kinds whose faces are another kind's.
-SAME_FACES: Final = {"ckplus48": "ckplus", "affectnet7": "affectnet", "affectnet-folders": "affectnet"}
 # A run is what the first of these is that one of its folds is.
 PRECEDENCE: Final = (
     State.RUNNING,

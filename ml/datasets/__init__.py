@@ -19,6 +19,7 @@ from ml.datasets.subjects import read_ckplus48, read_jaffe, read_kdef, read_tcce
 
 __all__ = [
     "KINDS",
+    "SAME_FACES",
     "DatasetError",
     "EmptySplitError",
     "Sample",
@@ -42,9 +43,18 @@ KINDS: Final[dict[str, Reader]] = {
     "affectnet7": read_affectnet7,
     "affectnet-folders": read_folders,
     "ferplus": read_ferplus,
+    "fer2013": read_folders,
     "rafdb": read_rafdb,
     "expw": read_expw,
     "folders": read_folders,
+}
+
+# Kinds whose faces are another kind's, in the same splits: what has seen the one knows the other.
+SAME_FACES: Final = {
+    "ckplus48": "ckplus",
+    "affectnet7": "affectnet",
+    "affectnet-folders": "affectnet",
+    "fer2013": "ferplus",
 }
 
 

@@ -30,7 +30,7 @@ def unpack_fer2013(table: Path, votes: Path | None, output: Path, on_progress: P
     """Write the pictures of fer2013.csv, or icml_face_data.csv, to `output` as PNG; return how many.
 
     votes: Microsoft's fer2013new.csv, whose lines are those of `table`: then `output` is what the kind
-    "ferplus" reads, named and laid out as Microsoft's own script does it. Without it, what "folders" reads,
+    "ferplus" reads, named and laid out as Microsoft's own script does it. Without it, what "fer2013" reads,
     with the seven expressions of FER2013. All is written, or nothing. Raises DatasetError for a table that
     is broken, votes of another one, or an `output` that holds something already.
     """

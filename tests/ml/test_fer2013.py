@@ -47,16 +47,16 @@ def test_the_table_alone_becomes_folders_by_expression(tmp_path: Path, heads: st
     told: list[int] = []
     assert unpack_fer2013(table(tmp_path, heads), None, tmp_path / "out", told.append) == 5
     assert told == [1, 2, 3, 4, 5]
-    assert found("folders", tmp_path / "out", "train") == {
+    assert found("fer2013", tmp_path / "out", "train") == {
         "fer0000000.png": "anger",
         "fer0000001.png": "disgust",
     }
-    assert found("folders", tmp_path / "out", "valid") == {"fer0000002.png": "fear"}
-    assert found("folders", tmp_path / "out", "test") == {
+    assert found("fer2013", tmp_path / "out", "valid") == {"fer0000002.png": "fear"}
+    assert found("fer2013", tmp_path / "out", "test") == {
         "fer0000003.png": "happiness",
         "fer0000004.png": "sadness",
     }
-    for sample in load_samples("folders", tmp_path / "out", "all"):
+    for sample in load_samples("fer2013", tmp_path / "out", "all"):
         with Image.open(sample.path) as picture:
             np.testing.assert_array_equal(np.asarray(picture), pixels(int(sample.path.stem[3:])))
 

@@ -99,7 +99,7 @@ def test_kaggle_s_table_becomes_a_set_to_train_on(tmp_path: Path) -> None:
     asked = ["unpack_fer2013", "--table", str(table), "--output", str(tmp_path / "out")]
     call_command(*asked, stdout=out)
     assert (
-        f"Wrote 1 pictures. Train on them by `manage.py train_fmpn --dataset folders --data {tmp_path}"
+        f"Wrote 1 pictures. Train on them by `manage.py train_fmpn --dataset fer2013 --data {tmp_path}"
         in (out.getvalue())
     )
     assert (tmp_path / "out" / "train" / "happiness" / "fer0000000.png").is_file()

@@ -22,12 +22,12 @@ class Command(BaseCommand):
             "--votes",
             type=Path,
             metavar="fer2013new.csv",
-            help="of github.com/microsoft/FERPlus: write what the kind ferplus reads (else folders)",
+            help="of github.com/microsoft/FERPlus: write what the kind ferplus reads (else fer2013)",
         )
         parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where they go")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        kind = "ferplus" if options["votes"] else "folders"
+        kind = "ferplus" if options["votes"] else "fer2013"
         try:
             with progress_bar() as show:
                 count = unpack_fer2013(
