@@ -135,18 +135,19 @@ def test_weeks_begin_on_monday_and_months_have_all_their_days() -> None:
     assert (month.before, month.after) == (date(2026, 2, 1), None)
     december = history.month_of(date(2025, 12, 1), Analysis.objects.all(), DayNote.objects.all())
     assert (december.before, december.after) == (date(2025, 11, 1), date(2026, 1, 1))
+    assert history.month_of(history.EARLIEST, Analysis.objects.all(), DayNote.objects.all()).before is None
 
 
 def test_days_are_those_of_the_sites_time_zone(
     page: Client, ada: User, keep: Keep, settings: Settings
 ) -> None:
-    late = keep(user=ada, created=datetime(2026, 3, 9, 20, 30, tzinfo=UTC))
-
     settings.TIME_ZONE = "Asia/Ho_Chi_Minh"  # seven hours ahead
+    midnight = keep(user=ada, created=datetime(2026, 3, 9, 17, tzinfo=UTC))
 
-    assert cells(page.get(reverse("history")))[10] == "1 analysis, mostly happiness"
-    assert late.token in page.get(address(date(2026, 3, 10))).content.decode()
-    assert late.token not in page.get(address(date(2026, 3, 9))).content.decode()
+    said = cells(page.get(reverse("history")))
+    assert (said[9], said[10]) == ("nothing analysed", "1 analysis, mostly happiness")
+    assert midnight.token in page.get(address(date(2026, 3, 10))).content.decode()
+    assert midnight.token not in page.get(address(date(2026, 3, 9))).content.decode()
     (bar,) = [bar for bar in history.chart_of(Analysis.objects.all(), 30, TODAY) if bar.total]
     assert bar.first == date(2026, 3, 10)
 
@@ -196,6 +197,8 @@ def test_a_month_opens_on_its_last_day_with_something_in_it(page: Client, ada: U
     january = page.get(reverse("history_month", args=[2026, 1]))
 
     assert analysis.token in february
+    DayNote.objects.create(user=ada, day=date(2026, 2, 12), text="dear diary")
+    assert "dear diary" in page.get(reverse("history_month", args=[2026, 2])).content.decode()
     assert reverse("history_month", args=[2026, 1]) in february
     assert "Nothing was analysed in this month" in words(january)
 
@@ -221,14 +224,15 @@ def test_what_has_outlived_its_time_is_not_in_the_history(page: Client, ada: Use
 
 
 def test_a_day_has_one_note_that_is_written_changed_and_emptied(page: Client, ada: User) -> None:
+    hers = DayNote.objects.create(user=User.objects.create_user("grace"), day=TODAY, text="hers alone")
     for sent, kept in (("A long day.\r\n\r\nVery.", "A long day.\n\nVery."), ("Short.", "Short.")):
         response = page.post(address(TODAY), {"text": sent}, follow=True)
-        assert DayNote.objects.get().text == kept
+        assert DayNote.objects.get(user=ada).text == kept
         assert kept in response.content.decode()
         assert "with a note" in cells(response)[18]
 
     page.post(address(TODAY), {"text": "  \r\n"})
-    assert not DayNote.objects.exists()
+    assert list(DayNote.objects.values_list("pk", "text")) == [(hers.pk, "hers alone")]
 
 
 def test_an_analysis_has_a_note_of_its_own(page: Client, ada: User, keep: Keep) -> None:
