@@ -480,6 +480,19 @@ def test_without_its_token_no_form_changes_anything(world: World, figure: Figure
     )
 
 
+def test_nothing_that_is_for_its_owner_alone_stays_in_a_cache(world: World) -> None:
+    kept = []
+    for row in ROWS:
+        for asker in ("owner", "key"):
+            own = row.cells["nobody"] != "200" or row.address in ("/", "/history/")
+            if own and row.method == "GET" and row.cells[asker] == "200":
+                answer = world.clients[asker].get(world.fill(row.address))
+                if "no-store" not in answer.get("Cache-Control", ""):
+                    kept.append(f"{row.place} for {asker}")
+
+    assert kept == []
+
+
 def test_other_methods_do_nothing(world: World, figure: Figure) -> None:
     """So a launch, a deletion or a login by GET does nothing either."""
     wrong, sent = [], 0
