@@ -58,6 +58,8 @@ def test_a_new_minute_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("same_minute")
 def test_all_processes_count_on_one_server(running_server: Path) -> None:
     assert [limited("somebody", 2) is None for _ in range(3)] == [True, True, False]
+    (counted,) = (server := Redis(unix_socket_path=str(running_server), db=1)).keys()
+    assert 60 <= server.ttl(counted) <= 120, "for its minute, and no longer than for another one"
 
     caches["default"].set("key", ["value"])
     of_another_process = ForgivingRedisCache(f"unix://{running_server}?db=1", {"KEY_PREFIX": "fer"})
@@ -119,6 +121,7 @@ def test_a_client_s_address_is_what_the_trusted_proxy_saw(rf: RequestFactory, se
 
     assert client_address(request) == "127.0.0.1"
     assert not is_local(request)
+    assert not is_local(rf.get("/", headers={"forwarded": "for=198.51.100.7"}))
     assert is_local(rf.get("/"))
     settings.FER_HTTPS = True
     assert client_address(request) == "203.0.113.9"
