@@ -131,11 +131,13 @@ def test_nearly_the_same_pictures_stay_together(
     )
 
 
-def test_clean_folds_are_not_trained_on_what_is_nearly_held_out(tmp_path: Path) -> None:
-    first, other = draw(tmp_path / "1.png", 1), draw(tmp_path / "2.png", 2)
+def test_clean_folds_are_not_trained_on_who_is_held_out_nor_on_what_nearly_is(tmp_path: Path) -> None:
+    first, other, third = (draw(tmp_path / f"{number}.png", number) for number in (1, 2, 3))
     Image.open(first).point(lambda value: 0.9 * value).save(tmp_path / "darker.png")
     darker = sample(tmp_path / "darker.png", subject="B")
-    (fold,) = clean_folds([Fold(0, (darker, sample(other, subject="C")), (sample(first, subject="A"),))])
+    again = sample(third, subject="A")
+    train = (darker, sample(other, subject="C"), again)
+    (fold,) = clean_folds([Fold(0, train, (sample(first, subject="A"),))])
     assert names(fold.train) == ["2.png"]
 
 
