@@ -1,9 +1,11 @@
 """Every parser of ours, and what must hold whatever it is given: an answer of its kind, or its own error."""
 
+import atexit
 import io
 import json
 import os
 import pickle
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -44,6 +46,7 @@ WEIGHTS: Final = {"weight": np.zeros((2, 2), np.float32)}
 def place() -> Path:
     """A folder for this process, with the pictures that lists may name."""
     folder = Path(tempfile.mkdtemp(prefix="fmpn-fer-fuzzing-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     picture = io.BytesIO()
     Image.new("L", (48, 48), 90).save(picture, "PNG")
     for name in (

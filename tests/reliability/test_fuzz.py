@@ -3,6 +3,7 @@
 What parsers of ours make of input that nobody thought of: Hypothesis in a moment, atheris in ten minutes.
 """
 
+import os
 import re
 import resource
 import subprocess
@@ -91,6 +92,7 @@ def tries(name: str, seconds: int, folder: Path) -> int:
     run = subprocess.run(
         [sys.executable, "-m", "tests.reliability.fuzzing", name, *flags, "-max_len=20000", "-timeout=30"],
         cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},  # it ends without clearing up
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

@@ -419,13 +419,14 @@ def test_curves_that_cannot_be_closed_cost_nothing(
     assert "the last of its curves could not be written" in caplog.text
 
 
-def test_writing_for_tensorboard_imports_no_tensorflow() -> None:
+def test_writing_for_tensorboard_imports_no_tensorflow(tmp_path: Path) -> None:
     program = (
-        "import sys, tempfile, numpy; from tensorboardX import SummaryWriter\n"
-        "writer = SummaryWriter(tempfile.mkdtemp()); writer.add_scalar('a', 1.0, 1)\n"
+        "import sys, numpy; from tensorboardX import SummaryWriter\n"
+        "writer = SummaryWriter(sys.argv[1]); writer.add_scalar('a', 1.0, 1)\n"
         "writer.add_image('b', numpy.zeros((4, 4, 3), numpy.uint8), 1, dataformats='HWC'); writer.close()\n"
         "print(*sys.modules)"
     )
     root = Path(django_settings.BASE_DIR)
-    loaded = subprocess.check_output([sys.executable, "-c", program], cwd=root, text=True)
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    loaded = subprocess.check_output(command, cwd=root, text=True)
     assert "tensorflow" not in loaded.split()
