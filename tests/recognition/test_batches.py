@@ -19,6 +19,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from recognition import background, batches, services
 from recognition.models import Analysis, Face, Photo
+from recognition.purging import purge_expired
 from recognition.tasks import read_analysis
 from tests.recognition.conftest import Keep
 
@@ -135,6 +136,15 @@ def test_what_cannot_be_read_is_refused_with_a_sentence_and_leaves_nothing(
     assert sentence in answer["error"]
     assert not Analysis.objects.exists()
     assert not [path for path in media.rglob("*") if path.is_file()]
+
+
+def test_more_megabytes_than_a_batch_may_have_are_refused_before_they_are_received(
+    client: Client, settings: Settings, media: Path
+) -> None:
+    settings.FER_MAX_BATCH_PHOTOS, settings.FER_MAX_BATCH_MB = 5, 0.1
+    status, answer = post(client, {"a.jpg": bytes(1_200_000)})
+    assert (status, "larger than 0.1 MB" in answer["error"]) == (413, True)
+    assert not media.exists()
 
 
 def test_a_zip_with_a_password_is_refused(client: Client, portrait: bytes) -> None:
@@ -255,6 +265,20 @@ def test_what_was_read_until_it_is_cancelled_stays(
     assert analysis.photos.count() == 2
     assert not batches.incoming(analysis).exists()
     assert "You stopped it" in client.get(analysis.get_absolute_url()).content.decode()
+
+
+def test_purging_takes_the_files_that_nobody_will_read_and_leaves_those_that_wait(
+    send: Send, landscape: bytes
+) -> None:
+    cancelled, waiting = send({"a.jpg": landscape}), send({"b.jpg": landscape})
+    background.cancel(cancelled)
+
+    purge_expired()
+
+    assert not batches.incoming(cancelled).exists()
+    read_analysis(waiting.pk)
+    waiting.refresh_from_db()
+    assert waiting.state == "done"
 
 
 def test_a_batch_without_one_photo_fails_with_a_sentence(client: Client, read: Send) -> None:

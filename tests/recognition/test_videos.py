@@ -28,7 +28,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from pytest_django.live_server_helper import LiveServer
 
 from ml.expressions import EXPRESSIONS
-from recognition import background, services, videos
+from recognition import background, ranges, services, videos
 from recognition.models import Analysis, Sighting, Track, analyses_folder
 from recognition.purging import purge_expired
 from recognition.samples import SAMPLES
@@ -464,7 +464,7 @@ def test_a_page_waits_for_the_worker_to_stop(client: Client, send: Send, nobody:
 
 
 def test_what_was_cancelled_before_it_began_leaves_no_file(send: Send) -> None:
-    waiting = send(film(grey(3)))
+    waiting, other = send(film(grey(3))), send(film(grey(3)))
 
     (waiting.folder / "copy-1.part").write_bytes(b"what a worker had of it that was lost")
     background.cancel(waiting)
@@ -472,6 +472,7 @@ def test_what_was_cancelled_before_it_began_leaves_no_file(send: Send) -> None:
     purge_expired()
 
     assert list(waiting.folder.iterdir()) == []
+    assert (other.folder / "upload.raw").exists(), "which waits still"
 
 
 def test_a_video_deleted_while_it_is_read_is_gone(
@@ -704,7 +705,9 @@ def test_the_page_the_table_and_the_file_say_the_same(client: Client, read: Send
     assert [(len(person["times"]), person["gap"]) for person in drawn["people"]] == [(10, 1000), (5, 1000)]
 
 
-def test_the_video_is_handed_out_in_parts(client: Client, read: Send, nobody: None) -> None:
+def test_the_video_is_handed_out_in_parts(
+    client: Client, read: Send, nobody: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = read(film(grey(20)))
     data = (done.folder / "video.mp4").read_bytes()
     address = reverse("video_file", args=[done.pk])
@@ -732,6 +735,10 @@ def test_the_video_is_handed_out_in_parts(client: Client, read: Send, nobody: No
     for unregarded in ("bytes=9-3", "bytes=0-1,5-6", "lines=1-2", "bytes=-", "bytes=x-"):
         assert ask(unregarded) == (200, None, data)
     assert client.head(address)["Content-Length"] == str(size)
+    since = client.get(address, headers={"Range": "bytes=0-9", "If-Range": '"of before"'})
+    assert (since.status_code, body(since)) == (200, data)
+    monkeypatch.setattr(ranges, "MOST_AT_ONCE", 100)
+    assert ask("bytes=10-") == (206, f"bytes 10-109/{size}", data[10:110])
 
 
 def test_a_video_is_its_owners_alone(client: Client, read: Send, nobody: None) -> None:

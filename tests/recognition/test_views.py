@@ -14,7 +14,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.contrib.admin.models import ADDITION, LogEntry
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
@@ -496,7 +498,13 @@ def test_purging_takes_what_has_outlived_its_time_and_nothing_else(
     upload: Upload, django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks
 ) -> None:
     old, young = upload(), upload()
-    Analysis.objects.filter(pk=old.pk).update(expires=timezone.now() - timedelta(hours=1))
+    now = timezone.now()
+    Analysis.objects.filter(pk=old.pk).update(expires=now - timedelta(hours=1))
+    Session.objects.create(session_key="old", session_data="", expire_date=now - timedelta(hours=1))
+    staff = User.objects.create_user("staff")
+    for days in (179, 181):
+        time = now - timedelta(days=days)
+        LogEntry.objects.create(user=staff, action_flag=ADDITION, action_time=time, object_repr=f"{days}")
 
     with django_capture_on_commit_callbacks(execute=True):
         assert purge_expired() == 1
@@ -504,21 +512,27 @@ def test_purging_takes_what_has_outlived_its_time_and_nothing_else(
     assert Analysis.objects.get() == young
     assert not old.folder.exists()
     assert young.folder.exists()
+    assert Session.objects.exclude(session_key="old").get(), "of the browser that sent them"
+    assert not Session.objects.filter(session_key="old").exists()
+    assert LogEntry.objects.get().object_repr == "179"
 
 
 def test_purging_sweeps_folders_that_no_row_knows(upload: Upload, media: Path) -> None:
     known = upload()
-    orphan = media / "analyses" / "orphan"
+    orphan, received = (media / "analyses" / name for name in ("orphan", "received"))
     orphan.mkdir()
+    received.mkdir()
+    (received / "1").write_bytes(b"what has come of a slow upload until now")
     (media / "analyses" / "gone").symlink_to("deleted since the folder was listed")
     long_ago = (timezone.now() - timedelta(hours=48)).timestamp()
-    for folder in (orphan, known.folder):
+    for folder in (orphan, received, known.folder):
         os.utime(folder, (long_ago, long_ago))
 
     purge_expired()
 
     assert not orphan.exists()
     assert known.folder.exists()
+    assert received.exists()
 
 
 def test_the_schedules_task_purges(upload: Upload) -> None:
