@@ -25,6 +25,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from recognition import services
 from recognition.access import Owner
+from recognition.api_views import MOST_TOKENS
 from recognition.models import Analysis, ApiToken, Face, Photo, Track
 from recognition.services import PredictorError
 
@@ -139,10 +140,14 @@ def test_the_list_has_one_s_own_the_newest_first(program: Client, ada: User, sto
 
 
 def test_pictures_are_listed_and_fetched(program: Client, stored: Analysis) -> None:
+    for number in (10, 9):
+        (stored.folder / f"photo-{number}.jpg").write_bytes(b"\xff\xd8 of a picture")
+
     pictures = program.get(f"{ANALYSES}/{stored.token}/pictures").json()["pictures"]
 
     names = [picture["name"] for picture in pictures]
-    assert names == ["photo-1.jpg", "photo-1-face-1.jpg", "photo-1-face-1-mask.png"]
+    of_the_first = ["photo-1.jpg", "photo-1-face-1.jpg", "photo-1-face-1-mask.png"]
+    assert names == [*of_the_first, "photo-9.jpg", "photo-10.jpg"]
     for picture in pictures:
         response = program.get(picture["url"])
         assert b"".join(response) == b"\xff\xd8 of a picture"
@@ -301,14 +306,19 @@ def test_too_many_files_are_refused(program: Client, settings: Settings) -> None
 
 
 @pytest.mark.usefixtures("same_minute")
-def test_a_key_has_its_calls_a_minute(program: Client, settings: Settings, ada: User) -> None:
+def test_a_key_and_a_session_have_their_calls_a_minute_wherever_they_come_from(
+    program: Client, settings: Settings, ada: User
+) -> None:
     settings.FER_API_PER_MINUTE = 2
-    assert [program.get(ANALYSES).status_code for _ in range(3)] == [200, 200, 429]
+    browser = Client()
+    browser.force_login(ada)
+    for number, caller in enumerate((program, browser)):
+        places = [f"203.0.113.{10 * number + host}" for host in range(3)]
+        answers = [caller.get(ANALYSES, REMOTE_ADDR=place) for place in places]
 
-    response = program.get(ANALYSES)
-
-    assert 0 < int(response["Retry-After"]) <= 60
-    assert "Wait" in response.json()["error"]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert 0 < int(answers[2]["Retry-After"]) <= 60
+        assert "Wait" in answers[2].json()["error"]
 
 
 @pytest.mark.usefixtures("same_minute")
@@ -320,6 +330,7 @@ def test_an_address_has_its_calls_a_minute_whatever_key_it_guesses(
     guesses = [client.get(ANALYSES, headers={"authorization": f"Bearer fer_{n}"}) for n in range(3)]
 
     assert [guess.status_code for guess in guesses] == [401, 401, 429]
+    assert client.get("/api/v1/health").status_code == 429
 
 
 def test_without_a_model_it_says_so(program: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,6 +446,17 @@ def test_a_key_is_shown_once_and_kept_as_its_hash(client: Client, ada: User) -> 
     assert "notebook" in profile
     assert "never used" in profile
     assert shown not in profile
+
+
+def test_nobody_has_more_keys_than_they_can_keep_in_mind(client: Client, ada: User) -> None:
+    client.force_login(ada)
+    for number in range(MOST_TOKENS):
+        ApiToken.create_for(ada, f"{number}")
+
+    refused = client.post(reverse("create_token"), {"name": "one more"}, follow=True)
+
+    assert "as many keys as one may have" in refused.content.decode()
+    assert ada.api_tokens.count() == MOST_TOKENS
 
 
 def test_a_revoked_key_opens_nothing(client: Client, program: Client, ada: User) -> None:

@@ -237,6 +237,17 @@ def test_who_comes_while_all_places_are_taken_is_asked_to_come_again(
     assert client.get(address(analysis)).status_code == 200
 
 
+@pytest.mark.usefixtures("same_minute")
+def test_who_asks_too_often_in_a_minute_has_to_wait(
+    client: Client, upload: Upload, settings: Settings
+) -> None:
+    analysis = upload()
+    settings.FER_UPLOADS_PER_MINUTE = 1
+
+    for page in (address(analysis), address(analysis, face=1)):
+        assert [client.get(page).status_code for _ in range(2)] == [200, 429]
+
+
 def test_the_way_back_from_a_photo_of_a_batch_is_to_that_photo(client: Client, upload: Upload) -> None:
     analysis = upload()
     analysis.kind = Analysis.Kind.BATCH
