@@ -1,4 +1,5 @@
 import pickle
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pytest_django import Settings
 from redis import Redis
 
 from fer_site.broker import cache_settings
-from fer_site.cache import ForgivingRedisCache
+from fer_site.cache import SECONDS_TO_ANSWER, ForgivingRedisCache
 from recognition.limits import client_address, is_local, limited
 from tests.training.conftest import start_broker
 
@@ -92,15 +93,18 @@ def test_a_cache_that_is_down_lets_everything_through_and_says_so_once(
 ) -> None:
     begin = time.monotonic()
 
-    assert [limited("somebody", 1) for _ in range(20)] == [None] * 20
-    cache = caches["default"]
-    cache.set("key", 1)
-    cache.set_many({"key": 1})
-    assert cache.get("key", "none") == "none"
-    assert cache.get_many(["key"]) == {}
-    assert not any([cache.add("key", 1), cache.touch("key"), cache.delete("key"), cache.has_key("key")])
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(server))
+        silent.listen()  # it takes connections, and never says a word
+        assert [limited("somebody", 1) for _ in range(20)] == [None] * 20
+        cache = caches["default"]
+        cache.set("key", 1)
+        cache.set_many({"key": 1})
+        assert cache.get("key", "none") == "none"
+        assert cache.get_many(["key"]) == {}
+        assert not any([cache.add("key", 1), cache.touch("key"), cache.delete("key"), cache.has_key("key")])
 
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 10 * SECONDS_TO_ANSWER, "it was asked again each of fifty times"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "goes on without it" in caplog.text
 

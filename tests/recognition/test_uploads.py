@@ -234,12 +234,12 @@ def test_it_refuses_a_ribbon_longer_than_can_be_sampled() -> None:
 def test_it_refuses_bombs_at_once_and_in_little_memory(make: Callable[[], bytes]) -> None:
     data = make()
     tracemalloc.start()
-    begun = time.monotonic()
+    begun = time.process_time()  # its own: a busy machine is no fault of it
 
     with pytest.raises(PhotoError, match=r"more than 40 megapixels"):
         decode_photo(data, LIMITS)
 
-    assert time.monotonic() - begun < 1
+    assert time.process_time() - begun < 1
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
 
