@@ -295,6 +295,8 @@ def test_the_same_request_finds_its_unfinished_run(request_: RunRequest, run: Tr
     assert services.find_unfinished(replace(request_, config=other)) is None
     assert services.find_unfinished(replace(request_, folds=(1,))) is None
     assert services.find_unfinished(replace(request_, fold_count=4)) is None
+    more = Dataset.objects.create(name="more", kind="folders", folder=request_.dataset.folder)
+    assert services.find_unfinished(replace(request_, extra=(more,))) is None
     part = services.create_run(replace(request_, seed=7, folds=(0, 1)))
     assert services.find_unfinished(replace(request_, seed=7, folds=(0, 1))) == part
     assert services.find_unfinished(replace(request_, seed=7)) is None, "all folds were asked for"
@@ -425,6 +427,10 @@ def test_a_finished_run_is_another_where_the_set_has_changed(
     folds = replace(request_, dataset=dataset, protocol="made", fold_count=2)
     run = services.create_run(folds)
     assert services.find_unfinished(folds) == run
+    divided = services.folds_of(dataset, "made", 2)
+    fewer = [replace(fold, train=fold.train[1:]) for fold in divided]  # the same are held out
+    assert run.folds_sha256 == services.division_sha256(divided, folder)
+    assert run.folds_sha256 != services.division_sha256(fewer, folder)
     next(folder.rglob("*.png")).unlink()
     assert services.find_unfinished(folds) is None
 
@@ -455,6 +461,7 @@ def test_a_run_ends_with_its_last_fold(run: TrainingRun) -> None:
     run.refresh_from_db()
     assert run.state == State.SUCCEEDED
     assert run.finished
+    assert run.started == fold(run).started
     assert fold(run).finished
     assert fold(run).metrics == {"accuracy": 1.0}
 
@@ -576,7 +583,7 @@ def test_a_silent_worker_is_given_up_and_its_fold_queued_again(
     run: TrainingRun, queue: Callable[[], int]
 ) -> None:
     claim(run)
-    let_time_pass(run, services.LOST_AFTER - 2, number=0)
+    let_time_pass(run, services.LOST_AFTER / 2, number=0)
     assert services.notice_lost_workers() == 0
     let_time_pass(run, services.LOST_AFTER + 1, number=0)
     assert services.notice_lost_workers() == 1
