@@ -140,8 +140,15 @@ def test_who_asks_for_a_foreign_name_is_no_error_of_ours(client: Client) -> None
     ],
 )
 def test_secrets_are_taken_out_of_every_line(said: str, kept: str) -> None:
-    record = logging.LogRecord("a.logger", logging.INFO, "file.py", 1, said, None, None)
-    WithRequest().filter(record)
+    error = (RuntimeError, RuntimeError(said), None)
+    plain, broken = (
+        logging.LogRecord("a.logger", logging.INFO, "file.py", 1, message, None, info)
+        for message, info in ((said, None), ("It broke", error))
+    )
+    for record in (plain, broken):
+        WithRequest().filter(record)
 
-    assert PlainFormatter().format(record).endswith(f"INFO a.logger [-]: {kept}")
-    assert json.loads(JsonFormatter().format(record))["message"] == kept
+    assert PlainFormatter().format(plain).endswith(f"INFO a.logger [-]: {kept}")
+    assert json.loads(JsonFormatter().format(plain))["message"] == kept
+    assert PlainFormatter().format(broken).endswith(f"RuntimeError: {kept}")
+    assert json.loads(JsonFormatter().format(broken))["exception"] == f"RuntimeError: {kept}"

@@ -54,6 +54,12 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     assert "SECRET_KEY = 'from a file'" in shown.stdout
 
 
+def test_a_browser_s_word_outlives_what_it_sent() -> None:
+    shown = manage("diffsettings", FER_RETENTION_HOURS="1000")
+
+    assert "SESSION_COOKIE_AGE = 3603600" in shown.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
