@@ -104,6 +104,23 @@ def test_another_safetensors_file_is_no_checkpoint(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        ({"format": 2}, "another version or other expressions"),
+        ({"classes": ["joy", "sorrow"]}, "another version or other expressions"),
+        ({"crop_template": [[0.0, 0.0]] * 5}, "faces cropped in another way"),
+    ],
+)
+def test_a_model_of_other_faces_or_words_is_refused(
+    tmp_path: Path, facts: dict[str, object], sentence: str
+) -> None:
+    config = replace(CONFIG, model=replace(CONFIG.model, image_size=32, mask_channels=4, mask_blocks=1))
+    save_checkpoint(tmp_path / "other.safetensors", FMPN(config.model), config, {**FACTS, **facts})
+    with pytest.raises(CheckpointError, match=sentence):
+        load_checkpoint(tmp_path / "other.safetensors")
+
+
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e4m3fn])
 def test_numbers_that_numpy_does_not_have_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
     save_file({"weight": torch.zeros(2, dtype=kind)}, tmp_path / "half.safetensors")

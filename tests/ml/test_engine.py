@@ -129,6 +129,51 @@ def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
     assert [(r.stage, r.epoch, r.loss) for r in told_in_parts] == [(r.stage, r.epoch, r.loss) for r in told]
 
 
+def test_a_run_whose_machine_fails_goes_on_from_the_middle_of_the_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml.engine.SAVE_EVERY", 0.0)
+    told: list[tuple[int, int]] = []
+
+    def fail(report: BatchReport) -> None:
+        told.append((report.epoch, report.step))
+        if told == [(1, 1), (1, 2), (1, 3)]:
+            raise OSError("the power is gone")
+
+    with pytest.raises(OSError, match="the power"):
+        run_fold(start(tmp_path, small_config(), Callbacks(on_batch=fail)))
+    with pytest.raises(Interrupted):
+        run_fold(start(tmp_path, small_config(), Callbacks(on_batch=fail, should_stop=lambda: True)))
+    assert told[3] == (1, 3), "the last one of which nothing was saved"
+
+
+@pytest.fixture(scope="module")
+def as_it_is(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """What an epoch of the joint stage makes of the weights."""
+    return learnt(tmp_path_factory.mktemp("as it is"))
+
+
+def learnt(folder: Path, **joint: object) -> dict[str, torch.Tensor]:
+    training = start(folder, small_config(**joint).with_epochs(1, 1))
+    training.stages, training.valid = "joint", None
+    return run_fold(training).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("lr_mask", 0.0), ("lr_fusion", 0.0), ("lr_classifier", 0.0), ("weight_decay", 0.5)),
+        *(("lambda_mask", 0.0), ("lambda_classifier", 0.5), ("label_smoothing", 0.5)),
+        *(("optimizer", "adam"), ("ema_decay", 0.0), ("balance", 2.0)),
+    ],
+)
+def test_every_setting_of_a_stage_changes_what_is_learnt(
+    tmp_path: Path, as_it_is: dict[str, torch.Tensor], name: str, value: object
+) -> None:
+    changed = learnt(tmp_path, **{name: value})
+    assert any(not torch.equal(tensor, changed[name]) for name, tensor in as_it_is.items())
+
+
 @pytest.mark.parametrize("stage", ["mask", "joint"])
 def test_one_stage_can_be_run_alone(tmp_path: Path, stage: Literal["mask", "joint"]) -> None:
     reports: list[EpochReport] = []

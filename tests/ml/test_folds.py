@@ -131,13 +131,27 @@ def test_nearly_the_same_pictures_stay_together(
     )
 
 
+def test_pictures_that_are_compared_part_by_part_are_the_same_ones(
+    people: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for one, other in ((0, 40), (30, 31), (70, 71)):
+        people[other].path.write_bytes(people[one].path.read_bytes())
+    prints = prints_of([one.path for one in people])
+    [(done, at_once)] = near_pairs(prints)
+    monkeypatch.setattr("ml.near_duplicates.COMPARED_AT_ONCE", 7 * len(prints))
+    parts = list(near_pairs(prints))
+    assert (done, parts[-1][0], len(parts)) == (72, 72, 11)
+    assert np.concatenate([pairs for _, pairs in parts]).tolist() == at_once.tolist()
+    assert at_once.tolist() == [[0, 0, 40], [0, 30, 31], [0, 70, 71]]
+
+
 def test_clean_folds_are_not_trained_on_who_is_held_out_nor_on_what_nearly_is(tmp_path: Path) -> None:
     first, other, third = (draw(tmp_path / f"{number}.png", number) for number in (1, 2, 3))
-    Image.open(first).point(lambda value: 0.9 * value).save(tmp_path / "darker.png")
-    darker = sample(tmp_path / "darker.png", subject="B")
-    again = sample(third, subject="A")
-    train = (darker, sample(other, subject="C"), again)
-    (fold,) = clean_folds([Fold(0, train, (sample(first, subject="A"),))])
+    train = [sample(other, subject="B"), sample(third, subject="A")]
+    for name in ("0 darker.png", "9 darker.png"):
+        Image.open(first).point(lambda value: 0.9 * value).save(tmp_path / name)
+        train.append(sample(tmp_path / name, subject=name))
+    (fold,) = clean_folds([Fold(0, tuple(train), (sample(first, subject="A"),))])
     assert names(fold.train) == ["2.png"]
 
 

@@ -1,5 +1,6 @@
 """The random changes of training faces."""
 
+import pytest
 import torch
 
 from ml.config import AugmentConfig
@@ -16,6 +17,24 @@ def test_without_changes_a_face_stays_what_evaluation_sees() -> None:
     changed, moved = augment(faces, masks, AugmentConfig(flip=0))
     torch.testing.assert_close(changed, to_input(faces), atol=1e-5, rtol=0)
     torch.testing.assert_close(moved, masks, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "moves"),
+    [
+        *(("flip", 1.0, True), ("rotation", 90.0, True), ("scale", 0.5, True), ("shift", 0.5, True)),
+        *(("brightness", 0.5, False), ("contrast", 0.5, False), ("erase", 1.0, False)),
+    ],
+)
+def test_each_change_is_made_and_moves_the_mask_where_it_moves_the_face(
+    name: str, value: float, moves: bool
+) -> None:
+    torch.manual_seed(0)
+    slope = torch.arange(64).expand(4, 1, 64, 64).contiguous()
+    masks = slope / 64
+    changed, moved = augment((2 * slope).to(torch.uint8), masks, AugmentConfig(**{"flip": 0.0, name: value}))
+    assert not torch.allclose(changed, to_input((2 * slope).to(torch.uint8)), atol=1e-3)
+    assert torch.allclose(moved, masks, atol=1e-3) is not moves
 
 
 def test_the_motion_mask_moves_with_its_face() -> None:
