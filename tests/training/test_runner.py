@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from django.conf import settings as django_settings
+from django.db import OperationalError
 from PIL import Image
 from pytest_django import Settings
 
@@ -23,7 +24,7 @@ from ml.engine import BatchReport, Callbacks
 from ml.expressions import EXPRESSIONS
 from training import services
 from training.models import Checkpoint, Dataset, Fold, State, TrainingRun
-from training.runner import explain, run_claimed
+from training.runner import explain, patiently, run_claimed
 from training.services import RunRequest
 from training.sinks import TensorBoard
 
@@ -165,8 +166,11 @@ def test_a_fold_that_breaks_in_the_middle_can_be_run_again(request_: RunRequest)
     assert fold.state == State.FAILED
     assert fold.error == "The program broke (KeyError: 'a slip of the programmer'): the log has the details."
     assert "Traceback" not in fold.error
+    for half in (".state.safetensors.4321.part", ".tmpOfSafetensors"):  # of a process that was killed
+        (fold.folder / half).write_bytes(b"half")
     services.requeue(run, 0)
     assert train(run).state == State.SUCCEEDED
+    assert not list(fold.folder.glob(".*"))
 
 
 def test_a_state_of_other_data_is_refused_once_and_then_trained_anew(
@@ -310,6 +314,35 @@ def test_nobody_who_is_held_out_is_trained_on_from_another_set(tmp_path: Path, t
     fold = train(services.create_run(RunRequest(one, "compact", tiny, extra=(other,), device="cpu")))
     assert fold.state == State.FAILED
     assert all(person in fold.error for person in shared)
+
+
+def test_no_picture_that_is_held_out_is_trained_on_from_another_set(
+    request_: RunRequest, faces: Path
+) -> None:
+    again = Dataset.objects.create(name="again", kind="folders", folder=str(faces))
+    request = replace(request_, protocol="made", fold_count=2, extra=(again,))
+    fold = train(services.create_run(request))
+    assert fold.state == State.FAILED
+    assert "Fold 0 is trained on what it is tested on" in fold.error
+
+
+def test_a_database_that_is_away_for_a_while_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.runner.PATIENCE", (0, 0))
+
+    def asked(away: int) -> int:
+        """What it takes to get an answer from a database that is away so many times."""
+        tries = iter(range(9))
+
+        def ask() -> int:
+            if (number := next(tries)) < away:
+                raise OperationalError("the connection was lost")
+            return number
+
+        return patiently(ask)
+
+    assert [asked(away) for away in (0, 1, 2)] == [0, 1, 2]
+    with pytest.raises(OperationalError):
+        asked(3)
 
 
 def test_a_mask_stage_alone_leaves_a_file_to_start_from_and_nothing_to_put_in_service(
