@@ -321,8 +321,9 @@ def list_models(request: HttpRequest) -> dict[str, object]:
     summary=_("Ask whether it is ready"),
     description=_("200 when photos can be read, 503 until then. No key is needed."),
 )
-def health(request: HttpRequest) -> Status[dict[str, object]]:
+def health(request: HttpRequest, response: HttpResponse) -> Status[dict[str, object]]:
     _count(f"address {limits.client_address(request)}")
+    response._has_been_logged = True  # type: ignore[attr-defined]  # a 503 while it starts is no error
     parts = readiness()
     ready = set(parts.values()) == {READY}
     return Status(200 if ready else 503, {"ready": ready, **parts})

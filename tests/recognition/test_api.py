@@ -384,11 +384,14 @@ def test_models_say_what_they_are_and_which_one_reads(program: Client) -> None:
     assert "ferplus" in model["data"]
 
 
-def test_health_needs_no_key(client: Client, fresh_process: None) -> None:
+def test_health_needs_no_key_and_not_to_be_ready_yet_is_no_error(
+    client: Client, fresh_process: None, caplog: pytest.LogCaptureFixture
+) -> None:
     response = client.get("/api/v1/health")
 
     assert response.status_code == 503
     assert response.json() == {"ready": False, "database": "ready", "model": "is being loaded"}
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_session_may_call_too_but_not_from_another_site(ada: User, stored: Analysis) -> None:
