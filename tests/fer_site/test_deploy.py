@@ -491,6 +491,17 @@ def test_a_batch_is_read_by_its_worker(server: Server) -> None:
     assert browser.get(f"{address}photo-1.jpg")[0].status == 200
 
 
+def test_a_zero_byte_in_an_address_is_nothing_of_anybodys(server: Server) -> None:
+    """PostgreSQL refuses to look for one. nginx lets none through, but not every site has one before it."""
+    browser = Browser(server)
+    browser.send("/batch/", {"photos": photo()})  # who has nothing is looked up nowhere
+    session = f"sessionid={browser.cookies['sessionid']}"
+    headers = {"Host": SITE, "X-Forwarded-Proto": "https", "Cookie": session}
+    connection = http.client.HTTPConnection("127.0.0.1", server.web_port)
+    connection.request("GET", "/a/a%00/", headers=headers)
+    assert connection.getresponse().status == 404
+
+
 def test_the_clock_ticks_and_the_worker_hears_it(server: Server) -> None:
     expired = (
         "from django.utils import timezone;"
