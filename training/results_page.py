@@ -186,7 +186,7 @@ def _ferplus(documents: Documents, page: Page) -> Section:
             "the same, each face mirrored as well",
         ),
         ("bundled", "FER+ test", "a run of its recipe"),
-        ("ferplus", "FER+ test", "FER+ alone, from ImageNet"),
+        ("ferplus", "FER+ test", "FER+ alone, from ImageNet, not calibrated"),
     ):
         measured = _named(documents, name, test)
         if measured is None:
