@@ -9,6 +9,7 @@ from ml.datasets.cache import load_cached_faces
 from ml.datasets.cfee import read_cfee
 from ml.datasets.ckplus import read_ckplus
 from ml.datasets.expw import read_expw
+from ml.datasets.fer2013 import read_fer2013
 from ml.datasets.ferplus import read_ferplus
 from ml.datasets.folders import read_folders
 from ml.datasets.images import load_faces
@@ -43,7 +44,7 @@ KINDS: Final[dict[str, Reader]] = {
     "affectnet7": read_affectnet7,
     "affectnet-folders": read_folders,
     "ferplus": read_ferplus,
-    "fer2013": read_folders,
+    "fer2013": read_fer2013,
     "rafdb": read_rafdb,
     "expw": read_expw,
     "folders": read_folders,

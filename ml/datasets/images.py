@@ -94,6 +94,15 @@ def pixel_digests(paths: Sequence[Path]) -> list[bytes | None]:
         return list(pool.map(digest, paths))
 
 
+def without_copies(samples: list[Sample], others: Sequence[Path]) -> list[Sample]:
+    """The samples whose pictures are none of `others`, pixel by pixel."""
+    if not others:
+        return samples
+    taken = set(pixel_digests(others)) - {None}
+    digests = pixel_digests([sample.path for sample in samples])
+    return [sample for sample, digest in zip(samples, digests, strict=True) if digest not in taken]
+
+
 def pixel_digest(picture: Image.Image) -> bytes:
     return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
 
