@@ -1,6 +1,7 @@
 import os
 import pickle
 import struct
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -298,6 +299,26 @@ def test_people_of_plain_folders_are_divided_and_the_pictures_of_nobody_by_class
     assert {split: len(of_part) for split, of_part in people.items()} == {"train": 8, "valid": 1, "test": 1}
     assert len(set().union(*people.values())) == 10
     assert sum(sample.subject is None for sample in parts["test"]) == 2
+
+
+def test_names_are_the_same_with_accents_taken_apart(tmp_path: Path) -> None:
+    apart, together = (unicodedata.normalize(form, "Hân") for form in ("NFD", "NFC"))
+    for name in (apart, "b"):  # as macOS writes them
+        save_picture(tmp_path / "fear" / f"{name}.png")
+    text = f"fear/{together}.png,{together}\nfear/b.png,{apart}\n"
+    (tmp_path / "subjects.csv").write_text(text, encoding="utf-8")
+    assert {sample.subject for sample in load_samples("folders", tmp_path, "all")} == {together}
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_a_name_that_is_no_utf8_is_refused_in_a_sentence(tmp_path: Path, split: str) -> None:
+    try:
+        save_picture(tmp_path / split / "happy" / os.fsdecode(b"caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(DatasetError, match=r"The name .*caf\\udce9\.png' is no UTF-8: rename") as refused:
+        load_samples("folders", tmp_path, "train")
+    assert str(refused.value).isascii()
 
 
 @pytest.mark.parametrize(
