@@ -116,10 +116,12 @@ def decode(path: Path, colour: bool) -> Image.Image:
             with suppress(Exception):
                 ImageOps.exif_transpose(image, in_place=True)
             upright: Image.Image = image
+        if upright.mode in ("I", "F"):  # Pillow would clip them to white, or to black
+            raise ValueError("of grey values of 32 bits nobody tells which is white")
+        if upright.mode.startswith("I;16"):  # sixteen bits of grey, which Pillow would clip to white
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        if upright.mode in ("P", "PA"):  # a palette may hold its own alpha: take it out of the colours first
+            upright = upright.convert("RGBA")
+        return upright.convert("RGB" if colour else "L")
     except Exception as error:  # broken files make decoders raise nearly anything
         raise DatasetError(f"The picture {path} cannot be read: {error}.") from error
-    if upright.mode.startswith("I;16"):  # sixteen bits of grey, which Pillow would clip to white
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    if upright.mode in ("P", "PA"):  # a palette may hold its own alpha: take it out of the colours first
-        upright = upright.convert("RGBA")
-    return upright.convert("RGB" if colour else "L")

@@ -3,6 +3,7 @@ import pickle
 import struct
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -1066,6 +1067,21 @@ def test_palettes_are_looked_up(tmp_path: Path) -> None:
 def test_sixteen_bit_grey_keeps_its_brightness(tmp_path: Path) -> None:
     Image.fromarray(np.full((9, 9), 100 * 256, np.uint16)).save(tmp_path / "deep.png")
     assert (decode_one(tmp_path / "deep.png") == 100).all()
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_grey_of_thirty_two_bits_is_refused_and_not_taken_for_white(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.full((9, 9), 1000, kind)).save(tmp_path / "face.tif")
+    with pytest.raises(DatasetError, match=r"face\.tif cannot be read: of grey values of 32 bits"):
+        decode(tmp_path / "face.tif", colour=False)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "RGBX"])
+def test_a_picture_of_other_colours_is_read_or_refused(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (9, 9)).save(tmp_path / "face.tif")
+    for colour in (True, False):
+        with suppress(DatasetError):
+            assert decode(tmp_path / "face.tif", colour).mode == ("RGB" if colour else "L")
 
 
 def test_a_picture_is_turned_upright(tmp_path: Path) -> None:
