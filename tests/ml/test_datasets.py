@@ -1034,6 +1034,18 @@ def test_of_several_faces_the_one_in_the_box_is_cut_out(tmp_path: Path, photos: 
     assert np.abs(left - right).mean() > 15
 
 
+@pytest.mark.parametrize(
+    "box",
+    [(48, 0, 60, 9), (0, 48, 9, 60), (-9, 0, 0, 9), (0, -9, 9, 0), (0, 0, 10**6, 9), (0, 0, 9, 10**300)],
+)
+def test_a_box_that_is_not_in_its_photo_is_named_and_no_black_picture(
+    tmp_path: Path, box: tuple[int, int, int, int]
+) -> None:
+    (face,) = one_face(save_picture(tmp_path / "photo.png"))
+    with pytest.raises(DatasetError, match=r"photo\.png, 48 × 48 pixels, has no face at"):
+        load_faces([replace(face, photo=True, box=box)], 16, True)
+
+
 def test_progress_is_reported_for_every_face(tmp_path: Path) -> None:
     samples = one_face(save_picture(tmp_path / "face.png")) * 3
     seen: list[tuple[int, int]] = []
