@@ -104,13 +104,14 @@ class Checkpoint:
         return f"{self.metadata.get('preset', 'model')} {self.sha256[:8]}"
 
     def build(self) -> "FMPN":
-        """Rebuild the model on the CPU, in eval mode. Raises CheckpointError where a weight does not fit."""
+        """Rebuild the model on the CPU, in eval mode. Raises CheckpointError where its config is none of this
+        version's, or a weight does not fit."""
         from ml.fmpn import FMPN
 
-        model = FMPN(self.model_config)
         try:
+            model = FMPN(self.model_config)
             model.load_state_dict(to_tensors(self.weights), strict=True)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # an unknown backbone, for one
             raise CheckpointError(f"The checkpoint's weights do not fit its own config: {error}") from error
         return model.eval()
 
@@ -232,7 +233,7 @@ def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
     """Read and verify a checkpoint; `sha256` is the one it has to state, if that is known.
 
     Raises CheckpointError where the file is missing, is no checkpoint, was damaged (its SHA-256 is off) or
-    replaced, or was made for other classes or another crop than this code's.
+    replaced, was made for other classes or another crop than this code's, or states facts without sense.
     """
     weights, header = read_arrays(path)
     try:
@@ -260,6 +261,10 @@ def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
         usable = False
     if not usable:
         raise CheckpointError(f"The checkpoint {path} states a calibration that makes no sense.")
+    try:
+        _ = checkpoint.trained_on
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not tell what it was trained on ({error!r}).") from error
     return checkpoint
 
 

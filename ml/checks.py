@@ -19,7 +19,8 @@ def check_folder(**_: Any) -> Sequence[CheckMessage]:
     """The folder for everything that is written exists and is writable, or can be made."""
     folder = Path(settings.FER_VAR_DIR)
     # Path.exists raises, before Python 3.12, where one may not look.
-    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110
+    ways = (path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110
+    existing = next(ways, folder)  # of a drive that Windows does not have, nothing exists
     if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         return []
     hint = f"Change the owner of {existing}, or set FER_VAR_DIR to a folder that can be written."

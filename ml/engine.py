@@ -169,7 +169,10 @@ class Training:
     watched: Tensor | None = None
 
     def identity(self) -> str:
-        """A digest of all that a saved state must share with the run that resumes it."""
+        """A digest of all that a saved state must share with the run that resumes it.
+
+        But for the masks, which are made of the data: who resumes a run gives it the same ones again.
+        """
         settings = [_given(self.config), self.seed, self.stages]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for tensor in (self.train.faces, self.train.targets):
@@ -313,14 +316,15 @@ def _train_stage(
     maps = torch.from_numpy(training.masks.maps).unsqueeze(1)
     known = torch.from_numpy(training.masks.known)
     autocast = autocast_dtype(device)
-    last_save = time.monotonic()
+    # Not `monotonic`: on Windows that ticks 64 times a second, and a quick first batch would take no time.
+    last_save = time.perf_counter()
     while step < steps:
         epoch = step // steps_an_epoch
         # In equal parts: a last batch of what is left over may be a single face, and batch normalisation
         # learns nonsense from that.
         batches = _order(data, stage, _mix(seed, name, "epoch", epoch)).tensor_split(steps_an_epoch)
         model.train()
-        began, seen = time.monotonic(), 0
+        began, seen = time.perf_counter(), 0
         for at in range(step % steps_an_epoch, steps_an_epoch):
             torch.manual_seed(_mix(seed, name, "step", step))
             chosen = batches[at]
@@ -351,16 +355,16 @@ def _train_stage(
                     f"The loss is no number any more, in epoch {epoch + 1} of the {name} stage: "
                     "choose a smaller learning rate."
                 )
-            rate = seen / (time.monotonic() - began)
+            rate = seen / (time.perf_counter() - began)
             training.callbacks.on_batch(
                 BatchReport(name, epoch + 1, stage.epochs, at + 1, steps_an_epoch, sums[0] / (at + 1), rate)
             )
             stopping = training.callbacks.should_stop()
             if at + 1 == steps_an_epoch:
                 break  # told of first, then saved: a run that goes on from there would not tell of it
-            if stopping or time.monotonic() - last_save > SAVE_EVERY:
+            if stopping or time.perf_counter() - last_save > SAVE_EVERY:
                 _save_state(training.state_path, identity, name, step, sums, model, optimizer, average)
-                last_save = time.monotonic()
+                last_save = time.perf_counter()
             if stopping:
                 raise Interrupted
 
@@ -385,7 +389,7 @@ def _train_stage(
         )
         sums = [0.0, 0.0, 0.0]
         _save_state(training.state_path, identity, name, step, sums, model, optimizer, average)
-        last_save = time.monotonic()
+        last_save = time.perf_counter()
         if stopping:
             raise Interrupted
     average.settle()
@@ -493,12 +497,14 @@ def _load_state(path: Path, identity: str) -> State | None:
     try:
         arrays, header = read_arrays(path)
         state = json.loads(header["state"])
-    except (CheckpointError, KeyError, ValueError) as error:
+        tensors = to_tensors(arrays) | {"updates": torch.tensor(state["updates"])}
+        found = State(state["stage"], state["step"], state["sums"], tensors)
+        saved_by = state["identity"]
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:
         raise ResumeError(f"The saved state {path} cannot be read ({error}).") from error
-    if state["identity"] != identity:
+    if saved_by != identity:
         raise ResumeError(f"The saved state {path} belongs to a run with other settings, seed or data.")
-    tensors = to_tensors(arrays) | {"updates": torch.tensor(state["updates"])}
-    return State(state["stage"], state["step"], state["sums"], tensors)
+    return found
 
 
 def _restore(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ml.datasets import DatasetError, EmptySplitError, Sample, load_samples
 from ml.datasets.images import decode, pixel_digests
-from ml.datasets.samples import first_few
+from ml.datasets.samples import first_few, same_name
 from ml.near_duplicates import near_pairs, prints_of
 
 # The old project's lists: trainCK_ids_0.csv, testJA_ids_9.csv, MMI's train_ids_3.csv; nothing with " copy".
@@ -147,8 +147,8 @@ def read_list(path: Path, samples: Sequence[Sample], root: Path) -> list[Sample]
     by_name: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         for name in {sample.path.name, sample.path.relative_to(root).as_posix()}:
-            by_name[name].append(sample)
-    names = [name for line in lines if (name := line.partition(",")[0].strip())]
+            by_name[same_name(name)].append(sample)
+    names = [same_name(name) for line in lines if (name := line.partition(",")[0].strip())]
     for name in names:
         found = len(by_name[name]) if name in by_name else 0
         if found != 1:

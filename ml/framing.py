@@ -14,7 +14,7 @@ from PIL import Image
 from ml.alignment import find_in_crop, frame_at
 from ml.datasets import DatasetError
 from ml.datasets.images import SUFFIXES, decode
-from ml.datasets.samples import SPLITS, first_few, is_visible
+from ml.datasets.samples import SPLITS, check_names, first_few, is_visible
 from ml.faces import FaceDetector
 
 WORKERS: Final = 2
@@ -120,10 +120,15 @@ def frame_folder(
     Pictures become PNG of `size` pixels a side, in grey without `colour`. `excluded` names pictures to leave
     out, by class folder and file ("happy/12.jpg"), in every split. Where no face is found, it is taken to be
     where it is in the set's other crops. Raises DatasetError for a missing folder, an unreadable picture, a
-    folder without any picture to read, or two pictures of one class whose names differ in the ending alone.
+    folder without any picture to read, a name that is no UTF-8, or two pictures of one class whose names
+    differ in the ending alone; and where `output` is the folder itself.
     """
     if not source.is_dir():
         raise DatasetError(f"There is no folder {source}.")
+    if output.exists() and output.samefile(source):
+        raise DatasetError(
+            f"The crops would replace the pictures of {source}: choose another folder for them."
+        )
     found, passed_over = _look_through(source)
     paths = [path for path in found if f"{path.parent.name}/{path.name}" not in excluded]
     if not paths:
@@ -163,7 +168,9 @@ def _look_through(source: Path) -> tuple[list[Path], PassedOver]:
     inside = [path for folder in classes if is_visible(folder) for path in sorted(folder.iterdir())]
     inside = [path for path in inside if path.is_file() and is_visible(path)]
     known = set(inside)
-    rest = [path.relative_to(source) for path in sorted(source.rglob("*")) if path not in known]
+    everything = sorted(source.rglob("*"))
+    check_names(everything)
+    rest = [path.relative_to(source) for path in everything if path not in known]
     elsewhere = [path for path in rest if (source / path).is_file() and "/." not in f"/{path.as_posix()}"]
     others = [path for path in (*inside, *elsewhere) if path.suffix.lower() not in SUFFIXES]
     misplaced = tuple(path.as_posix() for path in elsewhere if path.suffix.lower() in SUFFIXES)

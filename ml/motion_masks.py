@@ -224,11 +224,10 @@ def _collect(maps: dict[int, NDArray[np.float32]], size: int) -> MotionMasks:
 
 def _read(path: Path, size: int) -> NDArray[np.float32]:
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            resized = image.convert("L").resize((size, size), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MotionMaskError(f"The motion mask {path} cannot be read: {error}.") from error
-    return np.asarray(resized, np.float32) / np.float32(255)
+        grey = decode(path, colour=False)
+    except DatasetError as error:
+        raise MotionMaskError(str(error)) from error
+    return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR), np.float32) / np.float32(255)
 
 
 def _luminance(crop: NDArray[np.uint8]) -> NDArray[np.float32]:

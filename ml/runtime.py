@@ -41,7 +41,7 @@ GPU_DRIVERS: Final = ("libcuda.so.1", "nvcuda.dll")
 MARK_EVERY: Final = 24 * 3600.0  # seconds between two signs that an export is in use
 BATCHES_ON_GPU: Final = 64  # of a CPU's batches, how many a GPU takes at once: bounds its memory
 
-_exports = Path.home() / ".cache" / "fmpn-fer" / "exports"
+_exports: Path | None = None
 _first_look = threading.Lock()
 
 
@@ -76,7 +76,8 @@ def set_exports_folder(folder: Path) -> None:
 
 
 def exports_folder() -> Path:
-    return _exports
+    # Asked for here: where nobody's home is known, as in some containers, that raises.
+    return _exports or Path.home() / ".cache" / "fmpn-fer" / "exports"
 
 
 def choose_device(name: str) -> str:
@@ -120,7 +121,7 @@ def open_network(
     """
     if device == "cuda":
         return _on_gpu(make(), len(example) * BATCHES_ON_GPU)
-    folder = _exports / f"{name}-{_code_digest(module, example.shape)}"
+    folder = exports_folder() / f"{name}-{_code_digest(module, example.shape)}"
     if not _is_whole(folder):
         _export(make(), example, folder)
     _mark(folder)
@@ -250,19 +251,30 @@ def _export(network: "nn.Module", example: NDArray[Any], folder: Path) -> None:
     try:
         openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
         (partial / "sha256").write_text(_digest(partial))
-        if not _is_whole(folder):  # or another process was faster, and may be reading it
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-    except OSError:
-        if not _is_whole(folder):  # or another process was faster
-            raise
+        _move(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _move(partial: Path, folder: Path) -> None:
+    """Move an export to its place, unless another process was faster: that may be reading its own there."""
+    # Moved first and looked at after: what is looked at first may be another's when it is removed.
+    with suppress(OSError):
+        partial.rename(folder)
+        return
+    try:
+        if not _is_whole(folder):  # the place is taken by a damaged one
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+    except OSError:
+        if not _is_whole(folder):
+            raise
+
+
 def sweep_exports(days: float) -> None:
     """Remove exports that nobody opened for so long: of weights that are gone, or of an older version."""
-    for folder in _exports.glob("*") if _exports.is_dir() else ():
+    exports = exports_folder()
+    for folder in exports.glob("*") if exports.is_dir() else ():
         mark = folder / "sha256"
         with suppress(OSError):
             opened = (mark if mark.exists() else folder).stat().st_mtime

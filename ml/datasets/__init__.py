@@ -9,12 +9,13 @@ from ml.datasets.cache import load_cached_faces
 from ml.datasets.cfee import read_cfee
 from ml.datasets.ckplus import read_ckplus
 from ml.datasets.expw import read_expw
+from ml.datasets.fer2013 import read_fer2013
 from ml.datasets.ferplus import read_ferplus
 from ml.datasets.folders import read_folders
 from ml.datasets.images import load_faces
 from ml.datasets.mmi import read_mmi
 from ml.datasets.rafdb import read_rafdb
-from ml.datasets.samples import ALL, SPLITS, DatasetError, EmptySplitError, Sample
+from ml.datasets.samples import ALL, SPLITS, DatasetError, EmptySplitError, Sample, check_names
 from ml.datasets.subjects import read_ckplus48, read_jaffe, read_kdef, read_tcce, read_yale
 
 __all__ = [
@@ -43,7 +44,7 @@ KINDS: Final[dict[str, Reader]] = {
     "affectnet7": read_affectnet7,
     "affectnet-folders": read_folders,
     "ferplus": read_ferplus,
-    "fer2013": read_folders,
+    "fer2013": read_fer2013,
     "rafdb": read_rafdb,
     "expw": read_expw,
     "folders": read_folders,
@@ -63,7 +64,8 @@ def load_samples(kind: str, root: Path, split: str) -> list[Sample]:
 
     The order is the same at every call. Sets without splits of their own are divided 80/10/10: by person
     where the set tells who is on a picture, else by class. Raises DatasetError, in a sentence, for an unknown
-    kind or split, a missing folder or file, a class that is not known and a result without any sample.
+    kind or split, a missing folder or file, a name that is no UTF-8, a class that is not known and a result
+    without any sample.
     """
     if kind not in KINDS:
         raise DatasetError(f"There is no data set kind {kind!r}: known are {', '.join(KINDS)}.")
@@ -77,4 +79,5 @@ def load_samples(kind: str, root: Path, split: str) -> list[Sample]:
         raise DatasetError(f"The {kind} set in {root} cannot be read: {error}.") from error
     if not samples:
         raise EmptySplitError(f"The {split} split of {root}, read as {kind}, holds no labelled picture.")
+    check_names(sample.path for sample in samples)
     return samples

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml.datasets.images import Progress, load_faces
-from ml.datasets.samples import Sample
+from ml.datasets.samples import DatasetError, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,14 @@ def load_cached_faces(
     """As `load_faces`, but what `folder` holds is read from there, and what it lacks is added.
 
     A picture is known by its path, its size in bytes and when it was changed, a face in it by its box too.
+    Raises DatasetError as `load_faces` does, and for a picture that is gone.
     """
     from ml.alignment import TEMPLATE  # not above: the names of a set are read without OpenCV
 
     kind = hashlib.sha256(TEMPLATE.tobytes()).hexdigest()[:8]
     shelf = folder / f"{size}-{'colour' if colour else 'grey'}-{FORMAT}-{kind}"
     keys = [_key(sample) for sample in samples]
-    known = _read_segments(shelf)
+    known = _read_segments(shelf, (size, size, 3 if colour else 1))
     missing = [position for position, key in enumerate(keys) if key not in known]
     decoded = load_faces([samples[position] for position in missing], size, colour, on_progress)
     if missing:
@@ -58,22 +59,25 @@ def load_cached_faces(
 
 
 def _key(sample: Sample) -> str:
-    stat = sample.path.stat()
+    try:
+        stat = sample.path.stat()
+    except OSError as error:
+        raise DatasetError(f"The picture {sample.path} cannot be read: {error}.") from error
     facts = (str(sample.path), stat.st_size, stat.st_mtime_ns, sample.photo, *(sample.box or ()))
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
 
 
-def _read_segments(shelf: Path) -> dict[str, tuple[NDArray[np.uint8], int]]:
-    """Where each face is: its segment, mapped into memory, and its row there."""
-    found = {}
+def _read_segments(shelf: Path, shape: tuple[int, ...]) -> dict[str, tuple[NDArray[np.uint8], int]]:
+    """Where each face, uint8 of `shape`, is: its segment, mapped into memory, and its row there."""
+    found: dict[str, tuple[NDArray[np.uint8], int]] = {}
     for index in sorted(shelf.glob("*.json")):
         try:
             keys = json.loads(index.read_text())
             segment = np.load(index.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            if segment.shape == (len(keys), *shape) and segment.dtype == np.uint8:
+                found.update({key: (segment, row) for row, key in enumerate(keys)})
+        except (OSError, ValueError, TypeError, EOFError, RecursionError):
             continue  # removed meanwhile, or damaged: its faces are decoded anew
-        if len(keys) == len(segment):
-            found.update({key: (segment, row) for row, key in enumerate(keys)})
     return found
 
 

@@ -1,10 +1,10 @@
-"""FER2013 as Kaggle hands it out: one table with a picture a line, as numbers."""
+"""FER2013: in class folders, and as Kaggle hands it out, one table with a picture a line, as numbers."""
 
 import csv
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ml.datasets.ferplus import COLUMNS, FOLDERS
-from ml.datasets.samples import DatasetError
+from ml.datasets.folders import read_folders
+from ml.datasets.images import without_copies
+from ml.datasets.samples import ALL, SPLITS, DatasetError, EmptySplitError, Sample
 
 SIDE: Final = 48
 # In the order of the table's own numbers.
@@ -24,6 +26,21 @@ VOTES: Final = (*COLUMNS, "unknown", "NF")
 
 Line = tuple[str, dict[str, str]]  # where it stands, for an error, and its cells by their column
 Progress = Callable[[int], object]  # pictures written so far
+
+
+def read_fer2013(root: Path, split: str) -> list[Sample]:
+    """Read as `read_folders` does, but pictures that stand in two splits (the same pixels) in the later one.
+
+    A twelfth of the test pictures are among those of train, and as many of valid: `read_ferplus` drops them
+    there likewise. "all" is every picture there is; folds made of them keep copies together.
+    """
+    samples = read_folders(root, split)
+    later = () if split == ALL else SPLITS[SPLITS.index(split) + 1 :]
+    others: list[Path] = []
+    for part in later:
+        with suppress(EmptySplitError):
+            others += [sample.path for sample in read_folders(root, part)]
+    return without_copies(samples, others)
 
 
 def unpack_fer2013(table: Path, votes: Path | None, output: Path, on_progress: Progress) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ml.datasets.images import pixel_digests
+from ml.datasets.images import without_copies
 from ml.datasets.samples import ALL, SPLITS, DatasetError, Sample, check_pictures
 from ml.expressions import EXPRESSIONS, expression_index
 
@@ -46,7 +46,7 @@ def read_ferplus(root: Path, split: str) -> list[Sample]:
         row.path for part in SPLITS[SPLITS.index(split) + 1 :] for row in _read_rows(base / FOLDERS[part])
     ]
     keep = _train_keeps if split == "train" else _evaluation_keeps
-    return [_to_sample(row) for row in _without_duplicates(rows, later) if keep(row.votes)]
+    return without_copies([_to_sample(row) for row in rows if keep(row.votes)], later)
 
 
 def _train_keeps(votes: tuple[int, ...]) -> bool:
@@ -67,14 +67,6 @@ def _to_sample(row: Row) -> Sample:
     for name, count in zip(COLUMNS, counted, strict=True):
         target[expression_index(name)] = count / sum(counted)
     return Sample(row.path, target.index(max(target)), tuple(target))
-
-
-def _without_duplicates(rows: list[Row], later: list[Path]) -> list[Row]:
-    if not later:
-        return rows
-    taken = set(pixel_digests(later)) - {None}
-    digests = pixel_digests([row.path for row in rows])
-    return [row for row, digest in zip(rows, digests, strict=True) if digest not in taken]
 
 
 def _read_rows(folder: Path) -> list[Row]:

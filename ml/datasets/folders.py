@@ -17,6 +17,7 @@ from ml.datasets.samples import (
     divide_by_person,
     is_visible,
     keys_of_split,
+    same_name,
 )
 from ml.expressions import EXPRESSIONS, SYNONYMS, expression_index
 
@@ -73,13 +74,13 @@ def _with_people(samples: list[Sample], root: Path) -> list[Sample]:
     table = root / TABLE
     if not table.is_file():
         return samples
-    pictures = {_path_in(root, sample) for sample in samples}
+    pictures = {same_name(_path_in(root, sample)) for sample in samples}
     people: dict[str, str] = {}
     for number, cells in _lines(table):
         where = f"Line {number} of {table}"
         if len(cells) != 2 or not all(cells):
             raise DatasetError(f"{where} is not a path and a person, with a comma between: {cells}.")
-        path, person = cells
+        path, person = map(same_name, cells)
         if path not in pictures:
             raise DatasetError(
                 f"{where} names {path[:80]!r}, which is no picture of the set: paths are as happiness/a.jpg,"
@@ -88,7 +89,7 @@ def _with_people(samples: list[Sample], root: Path) -> list[Sample]:
         if path in people:
             raise DatasetError(f"{where} names {path!r}, which a line above names already.")
         people[path] = person
-    return [replace(sample, subject=people.get(_path_in(root, sample))) for sample in samples]
+    return [replace(sample, subject=people.get(same_name(_path_in(root, sample)))) for sample in samples]
 
 
 def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:

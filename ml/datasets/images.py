@@ -32,7 +32,8 @@ def load_faces(
     Values are 0..255, RGB or luminance. A picture that is not square loses its longer sides evenly, so that
     no face is stretched; an alpha channel is dropped; EXIF orientation is applied. Shrinking averages over
     the area (Pillow's bicubic widens its support), enlarging is bicubic. `on_progress(done, total)` is
-    called in the caller's thread. Raises DatasetError that names the first file which cannot be read.
+    called in the caller's thread. Raises DatasetError that names the first file which cannot be read or has
+    its box beside it.
 
     Of a whole photo (`Sample.photo`) the face is found by MTCNN and brought to our framing
     (`alignment.frame_photo`), which takes about 50 ms; of several in it the one in the middle of the sample's
@@ -45,7 +46,7 @@ def load_faces(
         sample = samples[position]
         if frame and sample.photo:
             photo = decode(sample.path, colour=True)
-            part = photo.crop(_with_room(sample.box)) if sample.box else photo
+            part = _around(photo, sample.box, sample.path) if sample.box else photo
             picture = frame(part, size, sample.box is not None)
             picture = picture if colour else picture.convert("L")
         else:
@@ -60,11 +61,19 @@ def load_faces(
     return faces
 
 
-def _with_room(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """The box and what is around it, for the detector; what lies outside the photo will be black."""
+def _around(photo: Image.Image, box: tuple[int, int, int, int], path: Path) -> Image.Image:
+    """The box and what is around it, for the detector; what lies outside the photo will be black.
+
+    Raises DatasetError for a box that cannot be a face's: beside the photo, or far larger than it.
+    """
     left, top, right, bottom = box
-    beside, above = round(ROOM * (right - left)), round(ROOM * (bottom - top))
-    return left - beside, top - above, right + beside, bottom + above
+    width, height = right - left, bottom - top
+    beside_it = left >= photo.width or top >= photo.height or right <= 0 or bottom <= 0
+    if beside_it or width > 2 * photo.width or height > 2 * photo.height:
+        size = f"{photo.width} × {photo.height}"
+        raise DatasetError(f"The picture {path}, {size} pixels, has no face at {box}: its table is wrong.")
+    beside, above = round(ROOM * width), round(ROOM * height)
+    return photo.crop((left - beside, top - above, right + beside, bottom + above))
 
 
 def _framer() -> Callable[[Image.Image, int, bool], Image.Image]:
@@ -94,6 +103,15 @@ def pixel_digests(paths: Sequence[Path]) -> list[bytes | None]:
         return list(pool.map(digest, paths))
 
 
+def without_copies(samples: list[Sample], others: Sequence[Path]) -> list[Sample]:
+    """The samples whose pictures are none of `others`, pixel by pixel."""
+    if not others:
+        return samples
+    taken = set(pixel_digests(others)) - {None}
+    digests = pixel_digests([sample.path for sample in samples])
+    return [sample for sample, digest in zip(samples, digests, strict=True) if digest not in taken]
+
+
 def pixel_digest(picture: Image.Image) -> bytes:
     return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()
 
@@ -107,10 +125,12 @@ def decode(path: Path, colour: bool) -> Image.Image:
             with suppress(Exception):
                 ImageOps.exif_transpose(image, in_place=True)
             upright: Image.Image = image
+        if upright.mode in ("I", "F"):  # Pillow would clip them to white, or to black
+            raise ValueError("of grey values of 32 bits nobody tells which is white")
+        if upright.mode.startswith("I;16"):  # sixteen bits of grey, which Pillow would clip to white
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        if upright.mode in ("P", "PA"):  # a palette may hold its own alpha: take it out of the colours first
+            upright = upright.convert("RGBA")
+        return upright.convert("RGB" if colour else "L")
     except Exception as error:  # broken files make decoders raise nearly anything
         raise DatasetError(f"The picture {path} cannot be read: {error}.") from error
-    if upright.mode.startswith("I;16"):  # sixteen bits of grey, which Pillow would clip to white
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    if upright.mode in ("P", "PA"):  # a palette may hold its own alpha: take it out of the colours first
-        upright = upright.convert("RGBA")
-    return upright.convert("RGB" if colour else "L")

@@ -1,6 +1,7 @@
 """What every reader of a data set gives back, and how sets without official splits are divided."""
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,8 @@ def keys_of_split(keys: Iterable[str], split: str) -> set[str]:
     The order of the keys' SHA-256 decides: it is the same on every machine and owes nothing to names. With
     fewer than ten keys valid or test may be empty; train never is. Split "all" gives every key.
     """
-    ordered = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
+    # Names that are no UTF-8 are refused a little later, by `check_names`.
+    ordered = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode(errors="surrogatepass")).digest())
     if split == ALL:
         return set(ordered)
     by_tenth = ("train",) * 8 + ("valid", "test")
@@ -82,6 +84,20 @@ def check_pictures(table: Path, pictures: Iterable[Path]) -> None:
         raise DatasetError(
             f"{table} names {len(pictures)} pictures, but {len(missing)} are missing, first {missing[0]}."
         )
+
+
+def check_names(paths: Iterable[Path]) -> None:
+    """Raise DatasetError where a name is no UTF-8, as of old archives: no table or database could hold it."""
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise DatasetError(f"The name {str(path)!a} is no UTF-8: rename the file.") from None
+
+
+def same_name(name: str) -> str:
+    """A name in the one form in which names are compared: macOS takes letters and their accents apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def is_visible(path: Path) -> bool:

@@ -136,6 +136,21 @@ def test_a_weight_that_is_missing_is_not_passed_over(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "less.safetensors").build()
 
 
+@pytest.mark.parametrize("value", [5, "ck", [1], [{}]])
+def test_a_checkpoint_that_does_not_tell_its_data_is_refused(tmp_path: Path, value: object) -> None:
+    save_checkpoint(tmp_path / "odd.safetensors", FMPN(CONFIG.model), CONFIG, {**FACTS, "data": value})
+    with pytest.raises(CheckpointError, match="does not tell what it was trained on"):
+        load_checkpoint(tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize("facts", [{"backbone": "of_a_later_version"}, {"mask_channels": "many"}])
+def test_a_config_that_no_model_has_is_refused(tmp_path: Path, facts: dict[str, object]) -> None:
+    odd = replace(CONFIG, model=replace(CONFIG.model, **facts))  # type: ignore[arg-type]
+    save_checkpoint(tmp_path / "odd.safetensors", FMPN(CONFIG.model), odd, FACTS)
+    with pytest.raises(CheckpointError, match="do not fit its own config"):
+        load_checkpoint(tmp_path / "odd.safetensors").build()
+
+
 def test_a_failed_save_leaves_the_old_file_and_no_other(saved: tuple[Path, FMPN], tmp_path: Path) -> None:
     path = tmp_path / "kept.safetensors"
     path.write_bytes(b"old")

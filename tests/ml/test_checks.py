@@ -10,6 +10,7 @@ from django.core.checks import run_checks
 from pytest_django import Settings
 
 from ml.checkpoint import BUNDLED
+from ml.checks import check_folder
 
 
 def complaints() -> list[str]:
@@ -21,6 +22,16 @@ def test_a_folder_that_cannot_be_made_is_an_error(settings: Settings, tmp_path: 
     settings.FER_VAR_DIR = tmp_path / "file" / "var"
 
     assert any("cannot be written. Change the owner" in complaint for complaint in complaints())
+
+
+def test_a_folder_on_a_drive_that_is_not_there_is_an_error(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings.FER_VAR_DIR = tmp_path / "var"
+    monkeypatch.setattr("ml.checks.os.path.exists", lambda path: False)
+
+    [error] = check_folder()
+    assert "cannot be written" in error.msg
 
 
 def test_a_folder_that_can_be_made_is_none(settings: Settings, tmp_path: Path) -> None:

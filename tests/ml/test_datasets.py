@@ -1,7 +1,9 @@
 import os
 import pickle
 import struct
+import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -298,6 +300,26 @@ def test_people_of_plain_folders_are_divided_and_the_pictures_of_nobody_by_class
     assert {split: len(of_part) for split, of_part in people.items()} == {"train": 8, "valid": 1, "test": 1}
     assert len(set().union(*people.values())) == 10
     assert sum(sample.subject is None for sample in parts["test"]) == 2
+
+
+def test_names_are_the_same_with_accents_taken_apart(tmp_path: Path) -> None:
+    apart, together = (unicodedata.normalize(form, "Hân") for form in ("NFD", "NFC"))
+    for name in (apart, "b"):  # as macOS writes them
+        save_picture(tmp_path / "fear" / f"{name}.png")
+    text = f"fear/{together}.png,{together}\nfear/b.png,{apart}\n"
+    (tmp_path / "subjects.csv").write_text(text, encoding="utf-8")
+    assert {sample.subject for sample in load_samples("folders", tmp_path, "all")} == {together}
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_a_name_that_is_no_utf8_is_refused_in_a_sentence(tmp_path: Path, split: str) -> None:
+    try:
+        save_picture(tmp_path / split / "happy" / os.fsdecode(b"caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(DatasetError, match=r"The name .*caf\\udce9\.png' is no UTF-8: rename") as refused:
+        load_samples("folders", tmp_path, "train")
+    assert str(refused.value).isascii()
 
 
 @pytest.mark.parametrize(
@@ -1012,6 +1034,18 @@ def test_of_several_faces_the_one_in_the_box_is_cut_out(tmp_path: Path, photos: 
     assert np.abs(left - right).mean() > 15
 
 
+@pytest.mark.parametrize(
+    "box",
+    [(48, 0, 60, 9), (0, 48, 9, 60), (-9, 0, 0, 9), (0, -9, 9, 0), (0, 0, 10**6, 9), (0, 0, 9, 10**300)],
+)
+def test_a_box_that_is_not_in_its_photo_is_named_and_no_black_picture(
+    tmp_path: Path, box: tuple[int, int, int, int]
+) -> None:
+    (face,) = one_face(save_picture(tmp_path / "photo.png"))
+    with pytest.raises(DatasetError, match=r"photo\.png, 48 × 48 pixels, has no face at"):
+        load_faces([replace(face, photo=True, box=box)], 16, True)
+
+
 def test_progress_is_reported_for_every_face(tmp_path: Path) -> None:
     samples = one_face(save_picture(tmp_path / "face.png")) * 3
     seen: list[tuple[int, int]] = []
@@ -1045,6 +1079,21 @@ def test_palettes_are_looked_up(tmp_path: Path) -> None:
 def test_sixteen_bit_grey_keeps_its_brightness(tmp_path: Path) -> None:
     Image.fromarray(np.full((9, 9), 100 * 256, np.uint16)).save(tmp_path / "deep.png")
     assert (decode_one(tmp_path / "deep.png") == 100).all()
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_grey_of_thirty_two_bits_is_refused_and_not_taken_for_white(tmp_path: Path, kind: type) -> None:
+    Image.fromarray(np.full((9, 9), 1000, kind)).save(tmp_path / "face.tif")
+    with pytest.raises(DatasetError, match=r"face\.tif cannot be read: of grey values of 32 bits"):
+        decode(tmp_path / "face.tif", colour=False)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "RGBX"])
+def test_a_picture_of_other_colours_is_read_or_refused(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (9, 9)).save(tmp_path / "face.tif")
+    for colour in (True, False):
+        with suppress(DatasetError):
+            assert decode(tmp_path / "face.tif", colour).mode == ("RGB" if colour else "L")
 
 
 def test_a_picture_is_turned_upright(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Both training stages, on a small drawn data set: they learn, stop, and go on bit for bit."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from ml.checkpoint import write_arrays
 from ml.config import PRESETS, AugmentConfig, StageConfig, TrainConfig
 from ml.engine import (
     BatchReport,
@@ -234,6 +236,18 @@ def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state.safetensors").write_bytes(b"nothing")
     with pytest.raises(ResumeError, match="cannot be read"):
         run_fold(start(tmp_path, small_config()))
+    write_arrays(tmp_path / "state.safetensors", {"model.a": np.zeros(1)}, {"state": "{}"})
+    with pytest.raises(ResumeError, match="cannot be read"):
+        run_fold(start(tmp_path, small_config()))
+
+
+def test_a_batch_within_one_tick_of_a_coarse_clock_is_no_division_by_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)  # as on Windows, 64 times a second
+    reports: list[BatchReport] = []
+    run_fold(start(tmp_path, small_config(), Callbacks(on_batch=reports.append)))
+    assert all(report.rate > 0 for report in reports)
 
 
 def test_an_expression_without_a_mask_takes_no_mask_loss(tmp_path: Path) -> None:

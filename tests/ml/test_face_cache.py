@@ -50,6 +50,32 @@ def test_a_changed_picture_is_decoded_anew(samples: list[Sample], tmp_path: Path
     np.testing.assert_array_equal(again, load_faces(samples, 16, False))
 
 
+@pytest.mark.parametrize("index", [b"null", b"[[1]]", b"\xff", b"[" * 9999])
+def test_an_index_that_is_damaged_is_as_if_it_were_not_there(
+    samples: list[Sample], tmp_path: Path, index: bytes
+) -> None:
+    expected = load_cached_faces(samples[:1], 16, False, tmp_path / "cache")
+    for path in (tmp_path / "cache").rglob("*.json"):
+        path.write_bytes(index)
+    np.testing.assert_array_equal(load_cached_faces(samples[:1], 16, False, tmp_path / "cache"), expected)
+
+
+@pytest.mark.parametrize("other", [np.zeros((1, 1, 1, 1), np.uint8), np.zeros((1, 16, 16, 1)), np.zeros(())])
+def test_a_segment_of_other_faces_is_as_if_it_were_not_there(
+    samples: list[Sample], tmp_path: Path, other: np.ndarray
+) -> None:
+    expected = load_cached_faces(samples[:1], 16, False, tmp_path / "cache")
+    for path in (tmp_path / "cache").rglob("*.npy"):
+        np.save(path, other)
+    np.testing.assert_array_equal(load_cached_faces(samples[:1], 16, False, tmp_path / "cache"), expected)
+
+
+def test_a_picture_that_is_gone_is_named(samples: list[Sample], tmp_path: Path) -> None:
+    samples[2].path.unlink()
+    with pytest.raises(DatasetError, match=rf"{samples[2].path.name} cannot be read"):
+        load_cached_faces(samples, 16, False, tmp_path / "cache")
+
+
 @pytest.mark.parametrize("left", [0, 100])
 def test_a_torn_segment_is_as_if_it_were_not_there(samples: list[Sample], tmp_path: Path, left: int) -> None:
     expected = load_cached_faces(samples, 16, False, tmp_path / "cache")

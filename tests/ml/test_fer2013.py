@@ -1,5 +1,6 @@
 """FER2013 from Kaggle's table, and the votes over it from Microsoft's."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,19 @@ def test_the_table_alone_becomes_folders_by_expression(tmp_path: Path, heads: st
     for sample in load_samples("fer2013", tmp_path / "out", "all"):
         with Image.open(sample.path) as picture:
             np.testing.assert_array_equal(np.asarray(picture), pixels(int(sample.path.stem[3:])))
+
+
+def test_a_picture_that_stands_in_two_splits_is_read_in_the_later_one_alone(tmp_path: Path) -> None:
+    for number, split in ((0, "train"), (1, "train"), (2, "train"), (1, "valid"), (3, "valid"), (2, "test")):
+        folder = tmp_path / split / "happy"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(number)).save(folder / f"{number}.png")
+    assert set(found("fer2013", tmp_path, "train")) == {"0.png"}
+    assert set(found("fer2013", tmp_path, "valid")) == {"1.png", "3.png"}
+    assert set(found("fer2013", tmp_path, "test")) == {"2.png"}
+    assert len(load_samples("fer2013", tmp_path, "all")) == 6
+    shutil.rmtree(tmp_path / "valid")  # as in the copies with train and test alone
+    assert set(found("fer2013", tmp_path, "train")) == {"0.png", "1.png"}
 
 
 def test_with_the_votes_it_becomes_ferplus(tmp_path: Path) -> None:

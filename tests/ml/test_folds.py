@@ -1,6 +1,7 @@
 """Folds made anew, read from lists, and refused where they leak."""
 
 import pickle
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -264,6 +265,15 @@ def test_a_list_that_cannot_be_used_is_named(tmp_path: Path, content: bytes, rea
     (make_old_jaffe(tmp_path) / "testJA_ids_6.csv").write_bytes(content)
     with pytest.raises(DatasetError, match=rf"testJA_ids_6\.csv {reason}"):
         read_fold_lists("jaffe", tmp_path)
+
+
+def test_a_list_may_name_a_picture_with_its_accents_apart_or_not(tmp_path: Path) -> None:
+    apart, together = (unicodedata.normalize(form, "happy/Hân.png") for form in ("NFD", "NFC"))
+    sample_of = {apart: draw(tmp_path / apart, 1), "happy/b.png": draw(tmp_path / "happy" / "b.png", 2)}
+    (tmp_path / "train_ids_0.csv").write_text(together, encoding="utf-8")
+    (tmp_path / "test_ids_0.csv").write_text("b.png")
+    [fold] = read_fold_lists("folders", tmp_path)
+    assert [sample.path for sample in (*fold.train, *fold.test)] == list(sample_of.values())
 
 
 def test_where_two_pictures_share_a_name_a_list_says_which_is_meant(tmp_path: Path) -> None:

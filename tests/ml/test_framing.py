@@ -1,5 +1,6 @@
 """Measuring how crops are framed, and bringing a folder of them to our framing."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,24 @@ def test_pictures_that_would_become_one_file_are_refused_and_hidden_files_left_o
     assert (framed.total, str(framed.passed_over)) == (1, "")
     Image.open(first).save(first.with_suffix(".jpg"))
     with pytest.raises(DatasetError, match=r"2 pictures would become .*happy/0\.png: rename one"):
+        frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 48, colour=True)
+
+
+def test_a_folder_is_not_replaced_by_its_own_crops(tmp_path: Path) -> None:
+    first = crops(tmp_path / "in" / "happy", [40])[0]
+    before = first.read_bytes()
+    with pytest.raises(DatasetError, match=r"would replace the pictures of .*: choose another folder"):
+        frame_folder(tmp_path / "in", tmp_path / "in" / "happy" / "..", ByBrightness(), 48, colour=True)
+    assert first.read_bytes() == before
+
+
+def test_a_name_that_is_no_utf8_is_refused_before_the_work(tmp_path: Path) -> None:
+    first = crops(tmp_path / "in" / "happy", [40])[0]
+    try:
+        first.rename(first.with_name(os.fsdecode(b"caf\xe9.png")))
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(DatasetError, match="is no UTF-8: rename the file"):
         frame_folder(tmp_path / "in", tmp_path / "out", ByBrightness(), 48, colour=True)
 
 

@@ -105,6 +105,11 @@ def test_saved_masks_are_read_back(tmp_path: Path) -> None:
     assert np.array_equal(again.known, masks.known)
 
 
+def test_a_mask_of_sixteen_bits_is_not_white(tmp_path: Path) -> None:
+    Image.fromarray(np.full((70, 70), 64 * 257, np.uint16)).save(tmp_path / "anger.png")
+    assert load_motion_masks(tmp_path, SIZE).maps[0] == pytest.approx(64 / 255)
+
+
 def test_masks_of_the_old_project_are_read_by_their_numbers(tmp_path: Path) -> None:
     for number in range(7):
         Image.new("L", (70, 70), 30 * number).save(tmp_path / f"{number}.png")

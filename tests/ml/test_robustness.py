@@ -1,10 +1,12 @@
 """Changes that make faces hard to read: what they do to the pixels, and that they are measured."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ml.robustness import CONDITIONS, Condition, Faces, change, measure_robustness
+from ml.robustness import CONDITIONS, LEVELS, Condition, Faces, Kind, change, measure_robustness
 
 
 def drawn(channels: int = 1, side: int = 36) -> Faces:
@@ -34,6 +36,26 @@ def test_noise_has_its_deviation_and_another_seed_draws_another() -> None:
     noisy = change(faces, Condition("noise", 10), seed=0)
     assert noisy.std() == pytest.approx(10, rel=0.05)
     assert (noisy != change(faces, Condition("noise", 10), seed=1)).any()
+
+
+@pytest.mark.parametrize("kind", LEVELS)
+def test_a_change_takes_little_more_memory_than_what_it_gives(kind: Kind) -> None:
+    condition = Condition(kind, LEVELS[kind][0])
+    faces = drawn(3, 64).repeat(16, axis=0)
+    change(faces[:1], condition)  # what is loaded once does not count
+    tracemalloc.start()
+    try:
+        change(faces, condition)
+        assert tracemalloc.get_traced_memory()[1] < 2 * faces.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_noise_is_drawn_face_by_face_as_in_one_go() -> None:
+    faces = drawn(3)
+    whole = np.random.default_rng(5).normal(0, 10, faces.shape)
+    expected = np.clip(np.rint(faces + whole), 0, 255)
+    np.testing.assert_array_equal(change(faces, Condition("noise", 10), seed=5), expected)
 
 
 def test_darkness_leaves_a_share_of_the_light() -> None:

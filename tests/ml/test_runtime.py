@@ -103,6 +103,43 @@ def test_a_damaged_export_is_made_again(exports: Path) -> None:
     np.testing.assert_array_equal(twice, [[2, 2]])
 
 
+@pytest.mark.parametrize("overtaken_in", ["_digest", "_is_whole"])
+def test_an_export_that_was_faster_is_left_alone(
+    exports: Path, monkeypatch: pytest.MonkeyPatch, overtaken_in: str
+) -> None:
+    """Its process may be reading it. (Two workers start at once, and both have to export.)"""
+    open_doubled()
+    (folder,) = exports.iterdir()
+    faster = folder.rename(exports / "faster")
+    place, calls = faster.stat().st_ino, 0
+    real = getattr(runtime, overtaken_in)
+
+    def be_overtaken(looked_at: Path) -> object:
+        nonlocal calls
+        calls += 1
+        found = real(looked_at)
+        if calls == 2 and faster.exists():  # the first look was whether there is an export
+            faster.rename(folder)
+        return found
+
+    monkeypatch.setattr(runtime, overtaken_in, be_overtaken)
+    open_doubled()
+    assert faster.exists() or folder.stat().st_ino == place
+    assert len(list(exports.iterdir())) == 1 + faster.exists(), "nothing half made is left"
+
+
+def test_without_a_home_the_module_is_imported_all_the_same(exports: Path) -> None:
+    code = (
+        "import pathlib, sys\n"
+        "def nobody(): raise RuntimeError('Could not determine home directory.')\n"
+        "pathlib.Path.home = nobody\n"
+        "from ml.runtime import exports_folder, set_exports_folder\n"
+        "set_exports_folder(pathlib.Path(sys.argv[1]))\n"
+        "assert exports_folder() == pathlib.Path(sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(exports)], check=True)
+
+
 @pytest.mark.usefixtures("exports")
 def test_threads_share_a_network_and_none_gets_the_answer_of_another() -> None:
     network = open_doubled()
