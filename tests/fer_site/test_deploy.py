@@ -12,6 +12,7 @@ import secrets
 import shlex
 import shutil
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -606,6 +607,52 @@ for one in Analysis.objects.order_by("kind"):
     server.run(DEPLOY / "restore.sh", backup)
     told = server.run(DEPLOY / "manage.sh", "shell", "--verbosity", "0", "--command", read)
     assert told.splitlines() == [f"{kind} failed {UPLOAD_IS_GONE}" for kind in ("batch", "video")]
+
+
+def test_a_restore_that_is_told_to_end_moves_no_photos_aside(tmp_path: Path) -> None:
+    """With PostgreSQL's programs played by small scripts, of which one takes long."""
+    var, stubs, parts = tmp_path / "var", tmp_path / "stubs", tmp_path / "parts"
+    for folder in (var / "media", stubs, parts / "media"):
+        folder.mkdir(parents=True)
+    (var / "media" / "photo").write_text("as it was")
+    (parts / "database.dump").touch()
+    with tarfile.open(parts / "files.tar", "w") as files:
+        files.add(parts / "media", "media")
+    backup = tmp_path / "backup.tar.gz"
+    with tarfile.open(backup, "w:gz") as outer:
+        for name in ("database.dump", "files.tar"):
+            outer.add(parts / name, name)
+    for name, line in (("pg_restore", ""), ("psql", f"touch {tmp_path}/replacing; sleep 2")):
+        (stubs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (stubs / name).chmod(0o700)
+    server = Server(tmp_path, {"FER_VAR_DIR": str(var), "DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"})
+    server.write_env_file()
+    environment = {"PATH": f"{stubs}:{os.environ['PATH']}", "FER_ENV_FILE": str(server.env_file)}
+
+    with running([str(DEPLOY / "restore.sh"), str(backup)], tmp_path / "log", env=environment) as restore:
+        wait_for((tmp_path / "replacing").exists, 60, "the database's part")
+        restore.terminate()
+        assert restore.wait(60) == 1
+
+    assert [path.name for path in var.rglob("*")] == ["media", "photo"]
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_backup_outlives_its_own_tidying_and_what_was_killed_half_made_does_not(tmp_path: Path) -> None:
+    var, backups = tmp_path / "var", tmp_path / "backups"
+    half_made = (backups / ".unfinished-abc", backups / ".fmpn-fer-2026.tar.gz", var / ".restore-abc")
+    for folder in (var / "media", *half_made):
+        folder.mkdir(parents=True)
+    for path in half_made:
+        os.utime(path, (time.time() - 2 * 86_400,) * 2)
+    sqlite3.connect(var / "db.sqlite3").close()
+    server = Server(tmp_path, {"FER_VAR_DIR": str(var), "DATABASE_URL": ""})
+    server.write_env_file()
+
+    backup = server.run(DEPLOY / "backup.sh", backups, "0").strip()
+
+    assert list(backups.iterdir()) == [Path(backup)]
+    assert {path.name for path in var.iterdir()} == {"media", "db.sqlite3"}
 
 
 def test_a_failed_upgrade_prints_the_lines_that_lead_back_to_its_own_backup(tmp_path: Path) -> None:
