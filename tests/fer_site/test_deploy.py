@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import runpy
 import secrets
 import shlex
 import shutil
@@ -750,6 +751,62 @@ def test_root_does_not_restore_a_site_of_another_user(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"runuser -u nobody -- deploy/restore.sh {tmp_path}/backup.tar.gz" in done.stderr
     assert not list((tmp_path / "var").iterdir())
+
+
+COUNTING = """
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+asked = Counter("asked", "Requests.")
+def application(environ, start_response):
+    asked.inc()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    start_response("200 OK", [("Connection", "close")])
+    return [generate_latest(registry)]
+"""
+
+
+def test_counts_outlive_the_process_that_counted_and_leave_no_files_behind(tmp_path: Path) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING)
+    port, figures = free_port(), tmp_path / "metrics"
+    command = [
+        *(str(BINARIES / "gunicorn"), "--config", str(DEPLOY / "gunicorn.conf.py"), "--chdir", str(tmp_path)),
+        *("--max-requests", "2", "--max-requests-jitter", "0", "counting:application"),
+    ]
+    environment = {
+        **{"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PORT": str(port), "WEB_CONCURRENCY": "1"},
+        "PROMETHEUS_MULTIPROC_DIR": str(figures),
+    }
+
+    def ask() -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", "/")
+        return connection.getresponse().read().decode()
+
+    with running(command, tmp_path / "log", env=environment):
+        wait_for(lambda: listens(port), 60, "gunicorn")
+        answers = [ask() for _ in range(7)]
+
+        assert (tmp_path / "log").read_text().count("Booting worker") >= 4
+        assert "asked_total 7.0" in answers[-1]
+        assert len(list(figures.glob("counter_*.db"))) == 1
+        assert not (tmp_path / ".gunicorn").exists(), "nobody commands it by a socket"
+
+
+@pytest.mark.parametrize(("host", "bind"), [("::", "[::]:8000"), ("127.0.0.1", "127.0.0.1:8000")])
+def test_gunicorn_takes_every_kind_of_address_and_the_cores_that_it_may_use(
+    monkeypatch: pytest.MonkeyPatch, host: str, bind: str
+) -> None:
+    for name in ("PORT", "WEB_CONCURRENCY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FER_HOST", host)
+    monkeypatch.setenv("FER_PHOTOS_AT_ONCE", "1")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+
+    configured = runpy.run_path(str(DEPLOY / "gunicorn.conf.py"))
+
+    assert (configured["bind"], configured["workers"]) == (bind, 4)
 
 
 # What is read and not run ----------------------------------------------------------------------------------
