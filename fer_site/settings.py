@@ -290,6 +290,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": 12 * 3600,
     "socket_connect_timeout": 5,
 }
+CELERY_BEAT_SCHEDULER = "fer_site.clock.Clock"
 CELERY_BEAT_SCHEDULE_FILENAME = str(FER_VAR_DIR / "celerybeat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "purge expired analyses": {"task": "recognition.tasks.purge_expired", "schedule": 15 * 60},
