@@ -129,6 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the site until it is told to stop; return the exit code."""
     port: int = argument_parser().parse_args(arguments).port
     stopping = stop_event()
+    os.umask(0o077)  # whoever made FER_VAR_DIR, to put a data set into it perhaps, made it for all to read
     try:
         configure()
         with only_one_in(settings.FER_VAR_DIR):

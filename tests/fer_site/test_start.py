@@ -148,6 +148,11 @@ def test_it_serves_logs_in_and_works_and_then_stops_without_a_trace(start: Calla
     form = {"username": "admin", "password": site.password, "csrfmiddlewaretoken": token[1].decode()}
     assert b"Log out" in browser.open(address, urllib.parse.urlencode(form).encode()).read()
 
+    # Somebody else on this machine reads none of it, though the folder was there already, open to all.
+    var = Path(site.environment["FER_VAR_DIR"])
+    assert var.stat().st_mode & 0o077
+    assert not (var / "db.sqlite3").stat().st_mode & 0o077
+
     # The worker, through the broker: what has outlived its time goes.
     run_django(site, EXPIRED_ANALYSIS)
     wait_for(lambda: run_django(site, COUNT_ANALYSES) == "0", 60)
