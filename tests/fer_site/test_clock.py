@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from celery.utils.imports import symbol_by_name
 from django.conf import settings
@@ -21,7 +22,7 @@ def test_a_clock_that_is_put_back_a_day_stops_no_task_for_a_day(tmp_path: Path) 
     finally:
         clock.close()
 
-    shortest = min(task["schedule"] for task in settings.CELERY_BEAT_SCHEDULE.values())
-    assert seconds <= shortest
-    for name, task in settings.CELERY_BEAT_SCHEDULE.items():
-        assert waits[name] <= task["schedule"], name
+    intervals: dict[str, Any] = {n: task["schedule"] for n, task in settings.CELERY_BEAT_SCHEDULE.items()}
+    assert seconds <= min(intervals.values())
+    for name, interval in intervals.items():
+        assert waits[name] <= interval, name
