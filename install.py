@@ -110,8 +110,10 @@ def install(name: str) -> None:
 def require_opencv_libraries() -> None:
     tried = subprocess.run([str(PYTHON), "-c", "import cv2"], capture_output=True, text=True, check=False)
     if tried.returncode:
+        # One that is killed, as on a processor without what it needs, says nothing.
+        reason = (tried.stderr.strip().splitlines() or [f"Python ended with {tried.returncode}"])[-1]
         raise InstallError(
-            f"OpenCV does not load: {tried.stderr.strip().splitlines()[-1]}. On Debian and Ubuntu its "
+            f"OpenCV does not load: {reason}. On Debian and Ubuntu its "
             "libraries come with: apt-get install libgl1 libglib2.0-0. Then run this again."
         )
 

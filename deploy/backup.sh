@@ -15,7 +15,9 @@ mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 name=fmpn-fer-$(date -u +%Y-%m-%dT%H%M%SZ).tar.gz
 work=$(mktemp -d "$folder/.unfinished-XXXXXX")
-trap 'rm -rf "$work" "$folder/.$name"' EXIT INT TERM
+# A shell that is told to end goes on with its next line unless it is told to exit.
+trap 'rm -rf "$work" "$folder/.$name"' EXIT
+trap 'exit 1' HUP INT TERM
 
 # The database first: a photo that comes or goes later has a file too many or too few, and never a row.
 case $database in
@@ -48,7 +50,10 @@ tar --create --file="$work/files.tar" --warning=no-file-changed --ignore-failed-
 tar --create --gzip --file="$folder/.$name" --directory="$work" .
 mv "$folder/.$name" "$folder/$name"
 # An hour less: the one of seven days ago may have been made a little later in the night than this one.
-find "$folder" -maxdepth 1 -name 'fmpn-fer-*.tar.gz' -mmin "+$((days * 1440 - 60))" -delete
+find "$folder" -maxdepth 1 -name 'fmpn-fer-*.tar.gz' ! -name "$name" -mmin "+$((days * 1440 - 60))" -delete
+# What was killed, or lost its power, could not tidy up: faces lie in that as well.
+find "$folder" -maxdepth 1 \( -name '.unfinished-*' -o -name '.fmpn-fer-*.tar.gz' \) -mmin +1440 -exec rm -rf {} +
+find . -maxdepth 1 -name '.restore-*' -mmin +1440 -exec rm -rf {} +
 # What a restore moved aside has its week, however long backups are kept elsewhere.
 find . -maxdepth 1 -name 'before-restore-*' -mmin "+$((7 * 1440 - 60))" -exec rm -rf {} +
 echo "$folder/$name"

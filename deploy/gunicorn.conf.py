@@ -6,22 +6,25 @@ Variables of the environment: FER_HOST and PORT, where to listen; WEB_CONCURRENC
 """
 
 import os
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import multiprocess
+from prometheus_client import multiprocess, values
 
-bind = f"{os.environ.get('FER_HOST', '127.0.0.1')}:{os.environ.get('PORT', '8000')}"
+host, port = os.environ.get("FER_HOST", "127.0.0.1"), os.environ.get("PORT", "8000")
+bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+cores = len(os.sched_getaffinity(0))  # those that this process may use
 
 # One process reads photos on all cores, for the networks run without Python's lock. The second one serves
 # while the first is replaced; more of them help where there are many cores. Each takes up to 0.9 GB.
-workers = int(os.environ.get("WEB_CONCURRENCY") or max(2, (os.cpu_count() or 1) // 4))
+workers = int(os.environ.get("WEB_CONCURRENCY") or max(2, cores // 4))
 worker_class = "gthread"
 threads = 8
 
 # So many photos at once in each process that all of them together have a core each; who sends one beyond is
 # asked to come again in a second (recognition/admission.py).
-os.environ.setdefault("FER_PHOTOS_AT_ONCE", str(min(max(1, (os.cpu_count() or 1) // workers), threads - 2)))
+os.environ.setdefault("FER_PHOTOS_AT_ONCE", str(min(max(1, cores // workers), threads - 2)))
 
 # A thread does not survive a fork, and the networks have threads of their own: every process loads them
 # itself, after it was forked. So the application must not be loaded in the parent.
@@ -47,6 +50,9 @@ limit_request_field_size = 8190
 # The files that tell gunicorn a worker is alive: in memory, for a slow disk would look like a dead worker.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
+# Nobody here commands a running gunicorn by its socket, and all sites of one user would have the same one.
+control_socket_disable = True
+
 # Requests are logged by the site, with an id and without addresses (fer_site/logs.py).
 accesslog = None
 errorlog = "-"
@@ -61,6 +67,21 @@ def on_starting(server: Any) -> None:
             file.unlink()
 
 
+def pre_fork(server: Any, worker: Any) -> None:
+    """A worker has the first place that is free, and goes on with the counts of whoever had it before.
+
+    By its number as a process, as Prometheus' client has it, every restart would leave two files for ever,
+    and /metrics would read all of them.
+    """
+    taken = {other.place for other in server.WORKERS.values()}
+    worker.place = next(place for place in count() if place not in taken)
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        values.ValueClass = values.MultiProcessValue(lambda: worker.place)  # type: ignore[no-untyped-call]
+
+
 def child_exit(server: Any, worker: Any) -> None:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+        multiprocess.mark_process_dead(worker.place)  # type: ignore[no-untyped-call]

@@ -19,7 +19,10 @@ fi
 
 mkdir -p "$var"
 work=$(mktemp -d "$var/.restore-XXXXXX")
-trap 'rm -rf "$work"' EXIT INT TERM
+# A shell that is told to end goes on with its next line unless it is told to exit: it would move the photos
+# aside and have none to put in their place.
+trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
 tar --extract --gzip --file="$backup" --directory="$work"
 mkdir "$work/files"
 tar --extract --file="$work/files.tar" --directory="$work/files"

@@ -74,7 +74,7 @@ systemctl start fmpn-fer.target
 
 setting() { sed -n "s/^$1=//p" "$FER_ENV_FILE" | tail -n 1; }
 host=$(setting FER_HOST)
-case $host in '' | 0.0.0.0) host=127.0.0.1 ;; esac
+case $host in '' | 0.0.0.0) host=127.0.0.1 ;; ::) host='[::1]' ;; *:*) host="[$host]" ;; esac
 port=$(setting PORT)
 ready="http://$host:${port:-8000}/readyz"
 for _ in $(seq 60); do

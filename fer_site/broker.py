@@ -7,7 +7,9 @@ import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+
+from django.core.exceptions import ImproperlyConfigured
 
 # The kernel's sockaddr_un holds 108 bytes on Linux and 104 on macOS, with the closing zero.
 LONGEST_SOCKET_PATH: Final = 103
@@ -29,8 +31,11 @@ def cache_settings(url: str, broker: str, var_dir: Path) -> dict[str, dict[str, 
     """Django's CACHES. url: FER_CACHE_URL, or "" for the server of the broker, where `broker` is its address
     or "" for the embedded one.
 
-    A broker that is no Redis, and the url "locmem://", give every process a cache of its own.
+    A broker that is no Redis, and the url "locmem://", give every process a cache of its own. Raises
+    ImproperlyConfigured for any other url: limits that every process counts for itself are no limits.
     """
+    if url and not url.startswith(("redis://", "rediss://", "unix://", "locmem://")):
+        raise ImproperlyConfigured("FER_CACHE_URL is not an address such as redis://host:6379/1.")
     url = url or (_next_database(broker) if broker else f"unix://{quote(str(socket_path(var_dir)))}?db=1")
     if not url.startswith(("redis://", "rediss://", "unix://")):
         return {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
@@ -46,5 +51,12 @@ def cache_settings(url: str, broker: str, var_dir: Path) -> dict[str, dict[str, 
 def _next_database(broker: str) -> str:
     """The database after the broker's: whoever clears the cache must not clear the queue."""
     parts = urlsplit(broker)
-    number = parts.path.strip("/")
-    return urlunsplit(parts._replace(path=f"/{int(number) + 1 if number.isdecimal() else 1}"))
+    if parts.scheme == "redis+socket":  # Celery's word for a Redis on a Unix socket
+        number = parse_qs(parts.query).get("virtual_host", ["0"])[0]
+        return f"unix://{parts.netloc}{parts.path}?db={_after(number)}"
+    return urlunsplit(parts._replace(path=f"/{_after(parts.path)}"))
+
+
+def _after(number: str) -> int:
+    number = number.strip("/")
+    return int(number) + 1 if number.isdecimal() else 1

@@ -184,16 +184,16 @@ class RecentErrors(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = next(iter(redact(record.getMessage()).splitlines()), "")[:200]
-        if record.exc_info and record.exc_info[0]:
-            text = f"{text} ({record.exc_info[0].__name__})"
-        error = RecentError(
-            time=record.created,
-            logger=record.name,
-            request=record.__dict__.get("request_id", "-"),
-            text=text,
-        )
         with suppress(Exception):  # who tells of an error must not make another
+            text = next(iter(redact(record.getMessage()).splitlines()), "")[:200]
+            if record.exc_info and record.exc_info[0]:
+                text = f"{text} ({record.exc_info[0].__name__})"
+            error = RecentError(
+                time=record.created,
+                logger=record.name,
+                request=record.__dict__.get("request_id", "-"),
+                text=text,
+            )
             cache.set(RECENT_ERRORS, [error, *recent_errors()][:MOST_RECENT], None)
 
 

@@ -4,24 +4,45 @@ import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 import environ
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
+from environ.fileaware_mapping import FileAwareMapping
 
 from fer_site.broker import cache_settings, socket_path
 from ml.runtime import available_cores
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-# NAME_FILE holds the path of a file with the value: how container platforms hand over secrets.
-env = environ.FileAwareEnv()
+
+class Variables(FileAwareMapping):  # type: ignore[misc]
+    """The environment. NAME_FILE holds the path of a file with NAME's value: how container platforms hand
+    over secrets. Such a file mostly ends with a newline, which is no part of it."""
+
+    def __getitem__(self, key: str) -> str:
+        try:
+            value: str = super().__getitem__(key)
+        except OSError as error:
+            reason = f"{error.filename} cannot be read ({error.strerror})."
+            raise ImproperlyConfigured(f"{key}_FILE: {reason}") from None
+        return value.strip()
+
+
+class Environment(environ.FileAwareEnv):  # type: ignore[misc]
+    ENVIRON = Variables()
+
+
+env = Environment()
 env.read_env(os.environ.get("FER_ENV_FILE", BASE_DIR / ".env"))
 
 
 MOST = 10_000_000.0  # of anything: that many hours are a thousand years
 MOST_PHOTOS = 2**15 - 1  # in a batch: more than that PostgreSQL cannot number in a photo's row
+ON = ("on", "true", "yes", "y", "ok", "1")
+OFF = ("off", "false", "no", "n", "0", "")
 
 
 def positive(name: str, default: float, least: float = 0.0, most: float = MOST) -> float:
@@ -38,6 +59,29 @@ def positive(name: str, default: float, least: float = 0.0, most: float = MOST) 
     return number
 
 
+def switch(name: str, default: bool) -> bool:
+    """Read on or off. Any other word is refused: FER_HTTPS=enabled must not mean that it is off."""
+    text = env.str(name, default="on" if default else "off")
+    if text.lower() not in ON + OFF:
+        raise ImproperlyConfigured(f"{name}={text} is neither on nor off.")
+    return text.lower() in ON
+
+
+def words(name: str, default: str = "") -> list[str]:
+    """Read what stands between commas, without the spaces after them."""
+    return [word for word in map(str.strip, env.str(name, default=default).split(",")) if word]
+
+
+def time_zone(name: str) -> str:
+    """Read the name of a time zone; Django's own check ends in a traceback."""
+    text: str = env.str(name, default="UTC")
+    try:
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        raise ImproperlyConfigured(f"{name}={text} is no time zone such as Asia/Ho_Chi_Minh.") from None
+    return text
+
+
 # Django itself asks for one only where it is used, and a worker would do without.
 SECRET_KEY = env.str("SECRET_KEY", default="")
 if not SECRET_KEY:
@@ -46,9 +90,9 @@ if not SECRET_KEY:
         "elsewhere set the environment variable SECRET_KEY, or SECRET_KEY_FILE, to a long random string."
     )
 
-DEBUG = env.bool("DEBUG", default=False)
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
-CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
+DEBUG = switch("DEBUG", default=False)
+ALLOWED_HOSTS = words("ALLOWED_HOSTS", default="localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = words("CSRF_TRUSTED_ORIGINS")
 
 # What the application does ---------------------------------------------------------------------------------
 
@@ -73,7 +117,7 @@ FER_API_PER_MINUTE = positive("FER_API_PER_MINUTE", 60)
 # Each takes a core: more at once would only be slower each. Some of a server's eight threads stay free to say
 # so, and for all that is no photo.
 FER_PHOTOS_AT_ONCE = int(positive("FER_PHOTOS_AT_ONCE", min(available_cores(), 6), least=1))
-FER_SIGNUP = env.bool("FER_SIGNUP", default=True)
+FER_SIGNUP = switch("FER_SIGNUP", default=True)
 FER_CONTACT = env.str("FER_CONTACT", default="")
 if FER_CONTACT and not FER_CONTACT.startswith(("https://", "http://", "mailto:")):
     raise ImproperlyConfigured(f"FER_CONTACT={FER_CONTACT} is no address: write https://… or mailto:….")
@@ -132,9 +176,12 @@ TEMPLATES = [
     }
 ]
 
-database: dict[str, Any] = env.db_url(
-    "DATABASE_URL", default=f"sqlite:///{quote(str(FER_VAR_DIR / 'db.sqlite3'))}"
-)
+try:
+    database: dict[str, Any] = env.db_url(
+        "DATABASE_URL", default=f"sqlite:///{quote(str(FER_VAR_DIR / 'db.sqlite3'))}"
+    )
+except ValueError:  # as of a port that is no number; the address itself holds the password
+    database = {}
 if "ENGINE" not in database:
     raise ImproperlyConfigured("DATABASE_URL is not an address such as postgres://user:password@host/name.")
 if database["ENGINE"] == "django.db.backends.sqlite3":
@@ -165,7 +212,7 @@ LANGUAGE_CODE = "en"
 LANGUAGES = [("en", _("English")), ("vi", _("Vietnamese"))]
 LOCALE_PATHS = [BASE_DIR / "locale"]
 FORMAT_MODULE_PATH = "fer_site.formats"
-TIME_ZONE = env.str("TIME_ZONE", default="UTC")
+TIME_ZONE = time_zone("TIME_ZONE")
 USE_TZ = True
 
 # WhiteNoise serves every file from where it stands: nothing to collect, nothing to forget.
@@ -212,7 +259,7 @@ SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_HTTPONLY = True
 CSRF_COOKIE_SAMESITE = "Lax"
 
-FER_HTTPS = env.bool("FER_HTTPS", default=False)
+FER_HTTPS = switch("FER_HTTPS", default=False)
 if FER_HTTPS:
     # Behind a proxy that speaks HTTPS and sets X-Forwarded-Proto itself.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
@@ -243,6 +290,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": 12 * 3600,
     "socket_connect_timeout": 5,
 }
+CELERY_BEAT_SCHEDULER = "fer_site.clock.Clock"
 CELERY_BEAT_SCHEDULE_FILENAME = str(FER_VAR_DIR / "celerybeat-schedule")
 CELERY_BEAT_SCHEDULE = {
     "purge expired analyses": {"task": "recognition.tasks.purge_expired", "schedule": 15 * 60},

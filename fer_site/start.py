@@ -7,6 +7,7 @@ site answers, and stops everything together. Torch is never imported here.
 """
 
 import argparse
+import ctypes
 import errno
 import http.client
 import os
@@ -20,7 +21,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
+from itertools import chain, count
 from pathlib import Path
 from typing import Final
 
@@ -46,10 +49,22 @@ WEB_ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2"}
 NICENESS_OF_TRAINING, NICENESS_OF_ANALYSES = 10, 5
 TRAINING_WORKER: Final = "training worker"
 ANALYSIS_WORKER: Final = "analysis worker"
+RUNNING_ALREADY: Final = "This site is running already, started from the same folder: stop it first."
 
 
 class StartError(Exception):
     """The site cannot start or go on; the text is a sentence for whoever started it."""
+
+
+class Stopped(Exception):  # noqa: N818 (it tells of a wish, not of an error)
+    """Somebody wants the site to stop before it has begun."""
+
+
+# What a part of the site does before its program begins: it asks Linux to tell it to end where we are killed.
+END_WITH_US: Callable[[], object] | None = None
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG: Final = 1
+    END_WITH_US = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,9 @@ class Service:
     ) -> "Service":
         command = (*giving_way(niceness), *command)
         # A session of its own: Ctrl-C in the terminal reaches only us, and we stop the parts in order.
-        process = subprocess.Popen(command, cwd=settings.BASE_DIR, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=settings.BASE_DIR, env=environment, start_new_session=True, preexec_fn=END_WITH_US
+        )
         return cls(name, process, time.monotonic(), patience, last_words)
 
     def has_ended(self) -> bool:
@@ -112,14 +129,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the site until it is told to stop; return the exit code."""
     port: int = argument_parser().parse_args(arguments).port
     stopping = stop_event()
+    os.umask(0o077)  # whoever made FER_VAR_DIR, to put a data set into it perhaps, made it for all to read
     try:
-        prepare(port)
-        with services(port, stopping) as running:
-            if not stopping.is_set():
+        configure()
+        with only_one_in(settings.FER_VAR_DIR):
+            prepare(port, stopping)
+            with services(port, stopping) as running:
                 welcome(port)
-            while not stopping.wait(0.5):
-                watch(running)
-            say("\nStopping ...")
+                while not stopping.wait(0.5):
+                    watch(running)
+                say("\nStopping ...")
+    except Stopped:
+        pass
     except (StartError, ImproperlyConfigured, SystemCheckError, DatabaseError, OSError) as error:
         say(f"\n{sentence(error)}")
         return 1
@@ -146,8 +167,10 @@ class Stopping:
     def set(self, *_: object) -> None:
         self._set = True
 
-    def is_set(self) -> bool:
-        return self._set
+    def check(self) -> None:
+        """Raise Stopped where it is set."""
+        if self._set:
+            raise Stopped
 
     def wait(self, seconds: float) -> bool:
         """Return at once when it is set, else after `seconds`; whether it is."""
@@ -169,30 +192,74 @@ def stop_event() -> Stopping:
 # Before anything runs ---------------------------------------------------------------------------------------
 
 
-def prepare(port: int) -> None:
-    """Settings, folders, database: all that must stand before the first process starts."""
-    if ensure_dotenv():
+def configure() -> None:
+    """The settings, and the folder that they name."""
+    # Who hands over a key has no need of a file, and perhaps a checkout that cannot be written.
+    if not os.environ.keys() & {"SECRET_KEY", "SECRET_KEY_FILE"} and ensure_dotenv():
         say(f"Wrote {DOTENV} with a random SECRET_KEY.")
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fer_site.settings")
     django.setup()
-    require_free_port(settings.FER_HOST, port)
     require_room(settings.FER_VAR_DIR)
+
+
+@contextmanager
+def only_one_in(folder: Path) -> Iterator[None]:
+    """Keep the folder to this site; raise StartError where another one has it.
+
+    Of two that start at the same moment neither sees the other's port or broker yet, and then there would be
+    two clocks, and two brokers that write the same file.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with (folder / "start.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(RUNNING_ALREADY) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def prepare(port: int, stopping: Stopping) -> None:
+    """Database and model: all that must stand before the first process starts. Raises Stopped."""
+    require_free_port(settings.FER_HOST, port)
     if not settings.FER_BROKER_URL:
         require_free_socket(socket_path(settings.FER_VAR_DIR))
     call_command("check", stdout=StringIO())
     require_model(settings.FER_CHECKPOINT)
     say("Bringing the database up to date ...")
     call_command("migrate", verbosity=0)
+    stopping.check()
     say("Preparing the model ...")
-    prepare_model()
+    prepare_model(stopping)
 
 
-def prepare_model() -> None:
+def prepare_model(stopping: Stopping) -> None:
     """Export the networks in a process of its own: it needs torch, and the web server then does not."""
-    command = [sys.executable, "manage.py", "export_model"]
-    done = subprocess.run(command, cwd=settings.BASE_DIR, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise StartError(done.stderr.strip().removeprefix("CommandError: "))
+    with subprocess.Popen(
+        [sys.executable, "manage.py", "export_model"],
+        cwd=settings.BASE_DIR,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=END_WITH_US,
+    ) as process:
+        said = ""
+        while process.returncode is None:
+            with suppress(subprocess.TimeoutExpired):
+                said = process.communicate(timeout=0.2)[1]
+            try:
+                stopping.check()
+            except Stopped:
+                process.terminate()  # an export is there whole or not at all
+                raise
+    if process.returncode:
+        raise StartError(said.strip().removeprefix("CommandError: "))
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -243,7 +310,7 @@ def require_free_socket(path: Path) -> None:
             "The embedded broker runs on Linux and macOS only: set FER_BROKER_URL (docs/windows-macos.md)."
         )
     if answers(path):
-        raise StartError("This site is running already, started from the same folder: stop it first.")
+        raise StartError(RUNNING_ALREADY)
     # Whoever may write beside the socket may put another in its place.
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if path.parent.stat().st_uid != os.getuid():
@@ -403,9 +470,11 @@ def web_command(port: int) -> list[str]:
 
 
 def wait_until(ready: Callable[[], bool], running: list[Service], stopping: Stopping) -> None:
-    """Return when `ready`, or when told to stop. Raises StartError if a part ends or it takes too long."""
+    """Return when `ready`; raise Stopped when told to stop, StartError if a part ends or is too slow."""
     deadline = time.monotonic() + SECONDS_TO_START
-    while not stopping.wait(0.1) and not ready():
+    while not ready():
+        stopping.wait(0.1)
+        stopping.check()
         for service in running:
             service.check()
         if time.monotonic() > deadline:
@@ -421,7 +490,12 @@ def answers(path: Path) -> bool:
 def local_host() -> str:
     """How this machine reaches the site: a wildcard address is none to connect to."""
     host: str = settings.FER_HOST
-    return "127.0.0.1" if host == "0.0.0.0" else host
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def local_address(port: int) -> str:
+    host = local_host()
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def serves(port: int) -> bool:
@@ -443,24 +517,30 @@ def serves(port: int) -> bool:
 
 
 def welcome(port: int) -> None:
-    say(f"\nThe site answers: http://{local_host()}:{port}/")
-    password = create_admin()
-    if password:
-        say(f"Its admin pages:  http://{local_host()}:{port}/admin/")
-        say(f"    user admin, password {password}")
-        say(f"    (shown this once; `{sys.executable} manage.py changepassword admin` sets another)")
+    say(f"\nThe site answers: {local_address(port)}")
+    admin = create_admin()
+    if admin:
+        name, password = admin
+        say(f"Its admin pages:  {local_address(port)}admin/")
+        say(f"    user {name}, password {password}")
+        say(f"    (shown this once; `{sys.executable} manage.py changepassword {name}` sets another)")
     say("Ctrl-C stops it.\n")
 
 
-def create_admin() -> str | None:
-    """Make the first administrator; return the password, or None where there is one already."""
+def create_admin() -> tuple[str, str] | None:
+    """Make the first administrator; return name and password, or None where there is one already.
+
+    The name is "admin", or the next like it that nobody has: a visitor may have taken it.
+    """
     from django.contrib.auth.models import User
 
     if User.objects.filter(is_superuser=True).exists():
         return None
+    names = chain(["admin"], (f"admin{number}" for number in count(2)))
+    name = next(name for name in names if not User.objects.filter(username=name).exists())
     password = secrets.token_urlsafe(12)
-    User.objects.create_superuser("admin", password=password)
-    return password
+    User.objects.create_superuser(name, password=password)
+    return name, password
 
 
 def sentence(error: Exception) -> str:

@@ -8,10 +8,12 @@ import http.client
 import json
 import os
 import re
+import runpy
 import secrets
 import shlex
 import shutil
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -619,6 +621,52 @@ for one in Analysis.objects.order_by("kind"):
     assert told.splitlines() == [f"{kind} failed {UPLOAD_IS_GONE}" for kind in ("batch", "video")]
 
 
+def test_a_restore_that_is_told_to_end_moves_no_photos_aside(tmp_path: Path) -> None:
+    """With PostgreSQL's programs played by small scripts, of which one takes long."""
+    var, stubs, parts = tmp_path / "var", tmp_path / "stubs", tmp_path / "parts"
+    for folder in (var / "media", stubs, parts / "media"):
+        folder.mkdir(parents=True)
+    (var / "media" / "photo").write_text("as it was")
+    (parts / "database.dump").touch()
+    with tarfile.open(parts / "files.tar", "w") as files:
+        files.add(parts / "media", "media")
+    backup = tmp_path / "backup.tar.gz"
+    with tarfile.open(backup, "w:gz") as outer:
+        for name in ("database.dump", "files.tar"):
+            outer.add(parts / name, name)
+    for name, line in (("pg_restore", ""), ("psql", f"touch {tmp_path}/replacing; sleep 2")):
+        (stubs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (stubs / name).chmod(0o700)
+    server = Server(tmp_path, {"FER_VAR_DIR": str(var), "DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"})
+    server.write_env_file()
+    environment = {"PATH": f"{stubs}:{os.environ['PATH']}", "FER_ENV_FILE": str(server.env_file)}
+
+    with running([str(DEPLOY / "restore.sh"), str(backup)], tmp_path / "log", env=environment) as restore:
+        wait_for((tmp_path / "replacing").exists, 60, "the database's part")
+        restore.terminate()
+        assert restore.wait(60) == 1
+
+    assert [path.name for path in var.rglob("*")] == ["media", "photo"]
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_backup_outlives_its_own_tidying_and_what_was_killed_half_made_does_not(tmp_path: Path) -> None:
+    var, backups = tmp_path / "var", tmp_path / "backups"
+    half_made = (backups / ".unfinished-abc", backups / ".fmpn-fer-2026.tar.gz", var / ".restore-abc")
+    for folder in (var / "media", *half_made):
+        folder.mkdir(parents=True)
+    for path in half_made:
+        os.utime(path, (time.time() - 2 * 86_400,) * 2)
+    sqlite3.connect(var / "db.sqlite3").close()
+    server = Server(tmp_path, {"FER_VAR_DIR": str(var), "DATABASE_URL": ""})
+    server.write_env_file()
+
+    backup = server.run(DEPLOY / "backup.sh", backups, "0").strip()
+
+    assert list(backups.iterdir()) == [Path(backup)]
+    assert {path.name for path in var.iterdir()} == {"media", "db.sqlite3"}
+
+
 def test_a_failed_upgrade_prints_the_lines_that_lead_back_to_its_own_backup(tmp_path: Path) -> None:
     """On a repository of two versions, with systemd, the installer and manage.py played by small scripts."""
     called, backups, units = tmp_path / "called", tmp_path / "backups", tmp_path / "units"
@@ -714,6 +762,62 @@ def test_root_does_not_restore_a_site_of_another_user(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"runuser -u nobody -- deploy/restore.sh {tmp_path}/backup.tar.gz" in done.stderr
     assert not list((tmp_path / "var").iterdir())
+
+
+COUNTING = """
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+asked = Counter("asked", "Requests.")
+def application(environ, start_response):
+    asked.inc()
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    start_response("200 OK", [("Connection", "close")])
+    return [generate_latest(registry)]
+"""
+
+
+def test_counts_outlive_the_process_that_counted_and_leave_no_files_behind(tmp_path: Path) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING)
+    port, figures = free_port(), tmp_path / "metrics"
+    command = [
+        *(str(BINARIES / "gunicorn"), "--config", str(DEPLOY / "gunicorn.conf.py"), "--chdir", str(tmp_path)),
+        *("--max-requests", "2", "--max-requests-jitter", "0", "counting:application"),
+    ]
+    environment = {
+        **{"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PORT": str(port), "WEB_CONCURRENCY": "1"},
+        "PROMETHEUS_MULTIPROC_DIR": str(figures),
+    }
+
+    def ask() -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", "/")
+        return connection.getresponse().read().decode()
+
+    with running(command, tmp_path / "log", env=environment):
+        wait_for(lambda: listens(port), 60, "gunicorn")
+        answers = [ask() for _ in range(7)]
+
+        assert (tmp_path / "log").read_text().count("Booting worker") >= 4
+        assert "asked_total 7.0" in answers[-1]
+        assert len(list(figures.glob("counter_*.db"))) == 1
+        assert not (tmp_path / ".gunicorn").exists(), "nobody commands it by a socket"
+
+
+@pytest.mark.parametrize(("host", "bind"), [("::", "[::]:8000"), ("127.0.0.1", "127.0.0.1:8000")])
+def test_gunicorn_takes_every_kind_of_address_and_the_cores_that_it_may_use(
+    monkeypatch: pytest.MonkeyPatch, host: str, bind: str
+) -> None:
+    for name in ("PORT", "WEB_CONCURRENCY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FER_HOST", host)
+    monkeypatch.setenv("FER_PHOTOS_AT_ONCE", "1")
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+
+    configured = runpy.run_path(str(DEPLOY / "gunicorn.conf.py"))
+
+    assert (configured["bind"], configured["workers"]) == (bind, 4)
 
 
 # What is read and not run ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """install.py in a folder of its own, with this environment's Python standing in for an installed one."""
 
 import hashlib
+import runpy
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,17 @@ def installed(folder: Path) -> Path:
     lock = (folder / "requirements.txt").read_bytes()
     (venv / "requirements.txt.sha256").write_text(hashlib.sha256(lock).hexdigest())
     return folder
+
+
+def test_an_opencv_that_ends_python_without_a_word_is_said(folder: Path) -> None:
+    python = folder / "python"
+    python.write_text("#!/bin/sh\nkill -ILL $$\n")
+    python.chmod(0o700)
+    require = runpy.run_path(str(folder / "install.py"))["require_opencv_libraries"]
+    require.__globals__["PYTHON"] = python
+
+    with pytest.raises(Exception, match="OpenCV does not load: Python ended with -4"):
+        require()
 
 
 def test_an_unchanged_lock_is_nothing_to_do(installed: Path) -> None:

@@ -124,6 +124,14 @@ def test_the_last_errors_are_kept_without_what_may_be_somebody_s(broken: Client)
     assert error["text"] == "Internal Server Error: /analyse/ (RuntimeError)"
 
 
+def test_an_error_told_in_a_wrong_way_is_no_second_one() -> None:
+    told = logging.LogRecord("a.library", logging.ERROR, "file.py", 1, "%d faces", ("many",), None)
+
+    RecentErrors(logging.ERROR).handle(told)
+
+    assert recent_errors() == []
+
+
 def test_who_asks_for_a_foreign_name_is_no_error_of_ours(client: Client) -> None:
     assert client.get("/", headers={"host": "scanner.example.org"}).status_code == 400
     assert recent_errors() == []

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
 
-from fer_site.broker import LONGEST_SOCKET_PATH, socket_path
+from fer_site.broker import LONGEST_SOCKET_PATH, cache_settings, socket_path
 from fer_site.dotenv import ensure_dotenv
 
 ROOT = Path(settings.BASE_DIR)
@@ -31,7 +31,7 @@ def test_the_table_of_settings_is_what_the_code_reads() -> None:
     code = (ROOT / "fer_site" / "settings.py").read_text()
 
     documented = re.findall(r"^\| `([A-Z_]+)`", table, re.MULTILINE)
-    read = re.findall(r'(?:env\.\w+|positive)\(\s*"([A-Z_]+)"', code)
+    read = re.findall(r'(?:env\.\w+|positive|switch|words|time_zone)\(\s*"([A-Z_]+)"', code)
 
     assert sorted(documented) == sorted(read)
     assert len(set(read)) == len(read), "a variable is read in one place"
@@ -45,13 +45,29 @@ def test_without_a_secret_key_it_says_what_to_do_and_shows_no_traceback() -> Non
     assert "Traceback" not in refused.stderr
 
 
-def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+def test_a_secret_may_come_from_a_file_with_a_newline_at_its_end(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
-    secret.write_text("from a file")
+    secret.write_text("from a file\n")
 
-    shown = manage("diffsettings", SECRET_KEY="", SECRET_KEY_FILE=str(secret))
+    shown = manage(
+        "diffsettings", SECRET_KEY="", SECRET_KEY_FILE=str(secret), FER_METRICS_TOKEN_FILE=str(secret)
+    )
 
     assert "SECRET_KEY = 'from a file'" in shown.stdout
+    assert "FER_METRICS_TOKEN = 'from a file'" in shown.stdout
+
+
+def test_a_file_of_a_secret_that_is_not_there_is_named(tmp_path: Path) -> None:
+    refused = manage("check", SECRET_KEY="", SECRET_KEY_FILE=str(tmp_path / "none"))
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"SECRET_KEY_FILE: {tmp_path / 'none'} cannot be read (No such file")
+
+
+def test_names_in_a_list_may_have_spaces_around_their_commas() -> None:
+    shown = manage("diffsettings", ALLOWED_HOSTS="a.example.org, b.example.org ,")
+
+    assert "ALLOWED_HOSTS = ['a.example.org', 'b.example.org']" in shown.stdout
 
 
 def test_a_browser_s_word_outlives_what_it_sent() -> None:
@@ -69,6 +85,12 @@ def test_a_browser_s_word_outlives_what_it_sent() -> None:
         ("FER_MAX_BATCH_PHOTOS", "40000", "FER_MAX_BATCH_PHOTOS=40000 is not between 1 and 32767."),
         ("FER_PHOTOS_AT_ONCE", "0.5", "FER_PHOTOS_AT_ONCE=0.5 is not between 1 and"),
         ("DATABASE_URL", "here", "DATABASE_URL is not an address"),
+        ("DATABASE_URL", "postgres://ada:secret@host:port/faces", "DATABASE_URL is not an address"),
+        ("FER_CACHE_URL", "redis:/host", "FER_CACHE_URL is not an address such as redis://host:6379/1."),
+        ("FER_HTTPS", "enabled", "FER_HTTPS=enabled is neither on nor off."),
+        ("FER_SIGNUP", "never", "FER_SIGNUP=never is neither on nor off."),
+        ("TIME_ZONE", "Mars", "TIME_ZONE=Mars is no time zone such as Asia/Ho_Chi_Minh."),
+        ("TIME_ZONE", "Europe", "TIME_ZONE=Europe is no time zone such as Asia/Ho_Chi_Minh."),
         ("FER_LOG_FORMAT", "xml", "FER_LOG_FORMAT=xml is neither plain nor json."),
     ],
 )
@@ -78,6 +100,19 @@ def test_a_value_that_makes_no_sense_is_named(name: str, value: str, sentence: s
     assert refused.returncode == 1
     assert sentence in refused.stderr
     assert "Traceback" not in refused.stderr
+    assert "secret" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("broker", "cache"),
+    [
+        ("redis://:word@host:6379/4", "redis://:word@host:6379/5"),
+        ("redis+socket:///run/redis.sock", "unix:///run/redis.sock?db=1"),
+        ("redis+socket://:word@/run/redis.sock?virtual_host=4", "unix://:word@/run/redis.sock?db=5"),
+    ],
+)
+def test_the_cache_lies_on_the_brokers_server_also_on_its_socket(broker: str, cache: str) -> None:
+    assert cache_settings("", broker, Path("/var/fer"))["default"]["LOCATION"] == cache
 
 
 def test_a_database_that_takes_the_call_and_says_nothing_is_not_waited_for() -> None:

@@ -19,8 +19,11 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.contrib.auth.models import User
+from pytest_django import Settings
 
 from fer_site.bench.serving import free_port
+from fer_site.start import create_admin, local_address
 from ml import runtime
 from ml.checkpoint import BUNDLED
 from ml.predictor import load_predictor
@@ -145,6 +148,11 @@ def test_it_serves_logs_in_and_works_and_then_stops_without_a_trace(start: Calla
     form = {"username": "admin", "password": site.password, "csrfmiddlewaretoken": token[1].decode()}
     assert b"Log out" in browser.open(address, urllib.parse.urlencode(form).encode()).read()
 
+    # Somebody else on this machine reads none of it, though the folder was there already, open to all.
+    var = Path(site.environment["FER_VAR_DIR"])
+    assert var.stat().st_mode & 0o077
+    assert not (var / "db.sqlite3").stat().st_mode & 0o077
+
     # The worker, through the broker: what has outlived its time goes.
     run_django(site, EXPIRED_ANALYSIS)
     wait_for(lambda: run_django(site, COUNT_ANALYSES) == "0", 60)
@@ -189,6 +197,28 @@ def test_signals_that_come_one_upon_the_other_stop_it_all_the_same(start: Callab
     assert site.process.wait(60) == 0
 
 
+def test_told_to_stop_while_it_prepares_it_stops_without_starting_a_part(
+    start: Callable[..., Site], tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "var" / "exports")  # so that preparing takes a while
+    site = start()
+    wait_for(lambda: "Preparing the model" in site.output, 60)
+
+    assert site.stop(signal.SIGINT) == 0
+    assert site.output.rstrip().endswith("Stopped.")
+    assert "Traceback" not in site.output
+    assert "Starting" not in site.output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children that their parent was killed")
+def test_killed_it_leaves_no_part_behind(start: Callable[..., Site]) -> None:
+    site = start().until_it_answers()
+    children = site.children()
+    site.process.kill()
+
+    wait_for(lambda: not alive(children), 90)
+
+
 def test_a_second_start_keeps_key_and_admin(start: Callable[..., Site], tmp_path: Path) -> None:
     first = start().until_it_answers()
     key = (tmp_path / ".env").read_text()
@@ -208,6 +238,15 @@ def test_a_second_start_beside_a_running_one_is_refused(start: Callable[..., Sit
     assert other.process.wait(60) == 1
     assert "running already" in other.output
     assert running.process.poll() is None
+
+
+def test_of_two_that_start_at_the_same_moment_one_is_refused(start: Callable[..., Site]) -> None:
+    both = start(), start()
+    wait_for(lambda: any(site.process.poll() is not None for site in both), 60)
+    refused, kept = sorted(both, key=lambda site: site.process.poll() is None)
+
+    assert "running already" in refused.output
+    kept.until_it_answers()
 
 
 def test_a_part_that_dies_stops_the_rest(start: Callable[..., Site]) -> None:
@@ -251,6 +290,38 @@ def test_a_taken_port_is_said_and_another_one_suggested(start: Callable[..., Sit
         assert site.process.wait(60) == 1
     assert f"Port {port} is taken by another program. Take another one: make run PORT=8080" in site.output
     assert "Traceback" not in site.output
+
+
+def test_who_hands_over_a_key_needs_no_file_for_it(start: Callable[..., Site], tmp_path: Path) -> None:
+    nowhere = tmp_path / "none" / ".env"
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        site = start(other.getsockname()[1], SECRET_KEY="handed over", FER_ENV_FILE=str(nowhere))
+
+        assert site.process.wait(60) == 1
+    assert "is taken by another program" in site.output
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("0.0.0.0", "http://127.0.0.1:8000/"), ("::", "http://[::1]:8000/"), ("::1", "http://[::1]:8000/")],
+)
+def test_the_address_that_it_prints_is_one_for_a_browser(settings: Settings, host: str, address: str) -> None:
+    settings.FER_HOST = host
+
+    assert local_address(8000) == address
+
+
+@pytest.mark.django_db
+def test_a_visitor_who_is_called_admin_is_not_in_the_way_of_the_first_administrator() -> None:
+    User.objects.create_user("admin", password="of a visitor")
+
+    made = create_admin()
+
+    assert made
+    assert made[0] == "admin2"
+    assert User.objects.get(is_superuser=True).check_password(made[1])
 
 
 def test_a_folder_that_cannot_be_made_is_named(start: Callable[..., Site], tmp_path: Path) -> None:
