@@ -14,7 +14,8 @@ from prometheus_client import multiprocess, values
 
 host, port = os.environ.get("FER_HOST", "127.0.0.1"), os.environ.get("PORT", "8000")
 bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-cores = len(os.sched_getaffinity(0))  # those that this process may use
+# Those that this process may use, where the system tells.
+cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # One process reads photos on all cores, for the networks run without Python's lock. The second one serves
 # while the first is replaced; more of them help where there are many cores. Each takes up to 0.9 GB.
