@@ -50,7 +50,7 @@ KINDS: Final[dict[str, Reader]] = {
     "folders": read_folders,
 }
 
-# Kinds whose faces are another kind's, in the same splits: what has seen the one knows the other.
+# Kinds whose faces are another kind's: what has seen a split of the one knows that of the other.
 SAME_FACES: Final = {
     "ckplus48": "ckplus",
     "affectnet7": "affectnet",

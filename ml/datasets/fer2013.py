@@ -32,8 +32,12 @@ def read_fer2013(root: Path, split: str) -> list[Sample]:
     """Read as `read_folders` does, but pictures that stand in two splits (the same pixels) in the later one.
 
     A twelfth of the test pictures are among those of train, and as many of valid: `read_ferplus` drops them
-    there likewise. "all" is every picture there is; folds made of them keep copies together.
+    there likewise. "all" is every picture there is; folds made of them keep copies together. Without split
+    folders DatasetError is raised: divided anew, what is test here would be train in FER+, and no model that
+    knows the one would be known to know the other.
     """
+    if not any((root / part).is_dir() for part in SPLITS):
+        raise DatasetError(f"FER2013's own split folders, {', '.join(SPLITS)}, are missing in {root}.")
     samples = read_folders(root, split)
     later = () if split == ALL else SPLITS[SPLITS.index(split) + 1 :]
     others: list[Path] = []

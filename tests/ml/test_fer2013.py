@@ -73,6 +73,8 @@ def test_a_picture_that_stands_in_two_splits_is_read_in_the_later_one_alone(tmp_
     assert len(load_samples("fer2013", tmp_path, "all")) == 6
     shutil.rmtree(tmp_path / "valid")  # as in the copies with train and test alone
     assert set(found("fer2013", tmp_path, "train")) == {"0.png", "1.png"}
+    with pytest.raises(DatasetError, match="own split folders, train, valid, test, are missing"):
+        load_samples("fer2013", tmp_path / "train", "test")  # divided anew, a model could know its faces
 
 
 def test_with_the_votes_it_becomes_ferplus(tmp_path: Path) -> None:
