@@ -10,7 +10,7 @@ from ml.datasets.cfee import read_cfee
 from ml.datasets.ckplus import read_ckplus
 from ml.datasets.expw import read_expw
 from ml.datasets.fer2013 import read_fer2013
-from ml.datasets.ferplus import read_ferplus
+from ml.datasets.ferplus import read_ferplus, read_ferplus_majority
 from ml.datasets.folders import read_folders
 from ml.datasets.images import load_faces
 from ml.datasets.mmi import read_mmi
@@ -44,6 +44,7 @@ KINDS: Final[dict[str, Reader]] = {
     "affectnet7": read_affectnet7,
     "affectnet-folders": read_folders,
     "ferplus": read_ferplus,
+    "ferplus-majority": read_ferplus_majority,
     "fer2013": read_fer2013,
     "rafdb": read_rafdb,
     "expw": read_expw,
@@ -55,6 +56,7 @@ SAME_FACES: Final = {
     "ckplus48": "ckplus",
     "affectnet7": "affectnet",
     "affectnet-folders": "affectnet",
+    "ferplus-majority": "ferplus",
     "fer2013": "ferplus",
 }
 

@@ -91,8 +91,8 @@ class FerPlus:
         with (self.root / f"FER2013{split.title()}" / "label.csv").open("a") as table:
             table.write(line + "\n")
 
-    def load(self, split: str) -> list[Sample]:
-        return load_samples("ferplus", self.root, split)
+    def load(self, split: str, kind: str = "ferplus") -> list[Sample]:
+        return load_samples(kind, self.root, split)
 
 
 @pytest.fixture
@@ -130,6 +130,34 @@ def test_ferplus_keeps_single_votes_where_there_are_no_others(ferplus: FerPlus) 
     ferplus.add("train", "face.png", "1,1,0,0,0,1,1,0,1,0")
     (sample,) = ferplus.load("train")
     assert target_of(sample) == {"neutral": 0.25, "happiness": 0.25, "disgust": 0.25, "fear": 0.25}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_ferplus_majority_asks_for_more_than_half_of_the_votes(ferplus: FerPlus, split: str) -> None:
+    ferplus.add(split, "most.png", "0,0,6,4,0,0,0,0,0,0")
+    ferplus.add(split, "half.png", "0,0,5,3,2,0,0,0,0,0")
+    ferplus.add(split, "half_with_unknown.png", "0,0,5,0,0,0,0,0,5,0")
+    ferplus.add(split, "more_than_half_of_what_no_single_voter_said.png", "1,1,1,1,0,0,0,4,2,0")
+    ferplus.add(split, "plurality.png", "4,3,3,0,0,0,0,0,0,0")
+    ferplus.add(split, "unknown.png", "2,0,0,0,0,0,0,0,8,0")
+    ferplus.add(split, "single_votes.png", "0,1,0,0,0,0,0,0,0,0")
+    samples = ferplus.load(split, "ferplus-majority")
+    assert shown(samples) == {
+        "most.png": "surprise",
+        "more_than_half_of_what_no_single_voter_said.png": "contempt",
+    }
+    assert all(sorted(sample.target) == [0] * 7 + [1] for sample in samples)
+
+
+def test_ferplus_majority_has_all_its_splits_and_no_copies(ferplus: FerPlus) -> None:
+    happy = "0,10,0,0,0,0,0,0,0,0"
+    ferplus.add("train", "train.png", happy, grey=1)
+    ferplus.add("train", "again_in_test.png", happy, grey=3)
+    ferplus.add("valid", "valid.png", happy, grey=2)
+    # What is left out of test is a copy all the same.
+    ferplus.add("test", "tie.png", "5,5,0,0,0,0,0,0,0,0", grey=3)
+    ferplus.add("test", "test.png", happy, grey=4)
+    assert names(ferplus.load("all", "ferplus-majority")) == ["train.png", "valid.png", "test.png"]
 
 
 def test_ferplus_keeps_a_repeated_picture_in_the_latest_split_only(ferplus: FerPlus) -> None:

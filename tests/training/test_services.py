@@ -339,7 +339,7 @@ def test_folds_do_not_start_from_a_model_that_was_trained_on_the_same_set(
     start_file(start, request_.config, "kdef", "folders", "ckplus", "affectnet", "ferplus")
     config = replace(request_.config, start=str(start))
     folds = replace(request_, protocol="made", fold_count=2, config=config)
-    for kind in ("kdef", "ckplus48", "affectnet7", "affectnet-folders", "fer2013"):
+    for kind in ("kdef", "ckplus48", "affectnet7", "affectnet-folders", "ferplus-majority", "fer2013"):
         dataset = Dataset.objects.create(name=kind, kind=kind, folder=str(tmp_path))
         with pytest.raises(LaunchError, match=f"was trained on {kind} faces itself"):
             services.create_run(replace(folds, dataset=dataset))
