@@ -142,7 +142,7 @@ def _glance(documents: Documents) -> Section:
 def _ckplus(documents: Documents, page: Page) -> Section:
     section = ["## CK+48, the ten old folds", _command("ckplus48-folds")]
     document = documents.get("ckplus48-folds")
-    section.append(_fold_table(document, OLD_CKPLUS))
+    section += [_fold_table(document, OLD_CKPLUS), *_over_seeds(document)]
     return section + (_classes(document["measurements"], "ckplus48-folds", page) if document else [])
 
 
@@ -152,6 +152,7 @@ def _jaffe(documents: Documents, page: Page) -> Section:
         "## JAFFE-6 at 48 px, one person out",
         _command("jaffe-folds"),
         _fold_table(documents.get("jaffe-folds"), OLD_JAFFE),
+        *_over_seeds(documents.get("jaffe-folds")),
         "**Two of the old folds leak.** All 17 test images of fold 3 and all 18 of fold 4 are in the same "
         "fold's train list, which is where two of the old table's three 1.000 come from; over its eight "
         f"clean folds the old mean is {clean:.3f}. Here each old test list is kept and its fold trained on "
@@ -161,7 +162,7 @@ def _jaffe(documents: Documents, page: Page) -> Section:
     ]
     document = documents.get("jaffe-folds")
     if document:
-        accuracies = [part["accuracy"] for part in document["measurements"][0]["parts"]]
+        accuracies = _fold_means(document)
         if len(accuracies) == len(OLD_JAFFE):
             ours = np.delete(accuracies, LEAKING).mean()
             section.append(f"On the eight folds that are clean in both: old {clean:.3f}, here {ours:.3f}.")
@@ -172,7 +173,7 @@ def _jaffe(documents: Documents, page: Page) -> Section:
 def _jaffe_originals(documents: Documents, page: Page) -> Section:
     document = documents.get("jaffe-originals-folds")
     section = ["## JAFFE-7 from the originals, one person out", _command("jaffe-originals-folds")]
-    section += [_fold_table(document, None), MASKS_OF_JAFFE]
+    section += [_fold_table(document, None), *_over_seeds(document), MASKS_OF_JAFFE]
     return section + (_classes(document["measurements"], "jaffe-originals-folds", page) if document else [])
 
 
@@ -500,17 +501,18 @@ def _fold_table(document: Document | None, old: Sequence[float] | None) -> str:
     rows = []
     if old:
         rows.append(["old project", *(f"{value:.3f}" for value in old), f"{np.mean(old):.3f}", "–"])
-    for one in measured:
-        summary = one["summary"]
-        reach = (
-            f"{summary['interval'][0]:.3f} to {summary['interval'][1]:.3f}" if summary["interval"] else "–"
-        )
+    if len(measured) > 1:
+        for one in measured:
+            accuracies = [f"{part['accuracy']:.3f}" for part in one["parts"]]
+            rows.append([f"here, seed {one['seed']}", *accuracies, f"{one['summary']['mean']:.3f}", "–"])
+    if document and measured:
+        means = _fold_means(document)
         rows.append(
             [
-                f"here, seed {one['seed']}" if len(measured) > 1 else "here",
-                *(f"{part['accuracy']:.3f}" for part in one["parts"]),
-                f"**{summary['mean']:.3f}**",
-                reach,
+                "here, mean of the seeds" if len(measured) > 1 else "here",
+                *(f"{mean:.3f}" for mean in means),
+                f"**{np.mean(means):.3f}**",
+                _over_folds(document) or "–",
             ]
         )
     if not measured:
@@ -547,14 +549,36 @@ def _starting(by_name: Mapping[str, Document], start: str) -> Document | None:
 
 
 def _mean(documents: Documents, name: str) -> tuple[str, str, str]:
-    """The mean of a recipe's folds, its interval where one seed was run, and what they started from."""
+    """The mean of a recipe's folds, its interval over them, and what they started from."""
     if name not in documents:
         return NOT_YET, "", ""
     document = documents[name]
-    means = list(mean_by_seed(document).values())
-    interval = document["measurements"][0]["summary"]["interval"] if len(means) == 1 else None
-    reach = f"{_reach(interval)}, over folds" if interval else "–"
-    return f"{summarise_folds(means).mean:.3f}", reach, _start(documents, document)
+    over_folds = _over_folds(document)
+    reach = f"{over_folds}, over folds" if over_folds else "–"
+    return f"{np.mean(_fold_means(document)):.3f}", reach, _start(documents, document)
+
+
+def _fold_means(document: Document) -> list[float]:
+    """The accuracy of each fold, the mean of its seeds."""
+    return [float(np.mean(list(seeds.values()))) for seeds in _by_fold(document).values()]
+
+
+def _over_folds(document: Document) -> str:
+    interval = summarise_folds(_fold_means(document)).interval
+    return _reach(interval) if interval else ""
+
+
+def _over_seeds(document: Document | None) -> Section:
+    """How far the seed moves the mean of the folds, where several were run."""
+    means = mean_by_seed(document) if document else {}
+    interval = summarise_folds(list(means.values())).interval if means else None
+    if not interval:
+        return []
+    return [
+        f"The interval of the last row is over the folds, each the mean of its {len(means)} seeds. Another "
+        f"seed would move the mean of these same folds less: 95 % interval {_reach(interval)} by Student's t "
+        "over the seeds' means."
+    ]
 
 
 def _start(documents: Documents, document: Document) -> str:

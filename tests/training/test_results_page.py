@@ -68,9 +68,24 @@ def test_folds_stand_below_the_old_project_s_in_its_own_form() -> None:
     section = page.text.split("## CK+48, the ten old folds")[1].split("\n## ")[0]
     old, ours = [line for line in section.splitlines() if line.startswith(("| old project", "| here"))]
     assert old.startswith("| old project | 0.654 | 0.917 |")
-    assert ours == f"| here | {'0.900 | ' * 9}0.800 | **0.890** | 0.100 to 0.900 |"
+    assert ours == f"| here | {'0.900 | ' * 9}0.800 | **0.890** | 0.867 to 0.913 |"
     assert "| anger | 1.000 | 0.890 |" in section
     assert b"<svg" in page.pictures["ckplus48-folds.svg"]
+
+
+def test_several_seeds_have_a_row_each_and_their_mean_an_interval_over_folds() -> None:
+    document = {**FACTS, "seeds": [0, 1], "measurements": [folds(0, 9, 8, 7), folds(1, 9, 6, 9)]}
+    page = make_page({"ckplus48-folds": document})
+    section = page.text.split("## CK+48, the ten old folds")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| here")]
+    assert rows == [
+        "| here, seed 0 | 0.900 | 0.800 | 0.700 | 0.800 | – |",
+        "| here, seed 1 | 0.900 | 0.600 | 0.900 | 0.800 | – |",
+        # Student's t for 0.9, 0.7 and 0.8: 0.8 ± 4.303 · 0.1 / √3, cut off at 1.
+        "| here, mean of the seeds | 0.900 | 0.700 | 0.800 | **0.800** | 0.552 to 1.000 |",
+    ]
+    assert "95 % interval 0.800 to 0.800 by Student's t over the seeds' means" in section
+    assert "| 0.800 | 0.552 to 1.000, over folds |" in glance({"ckplus48-folds": document})
 
 
 def test_the_leaking_folds_are_left_out_of_the_comparison() -> None:
@@ -118,7 +133,7 @@ def test_what_test_data_had_a_say_in_is_told() -> None:
 def test_folds_say_which_bundled_model_they_started_from() -> None:
     run = {"config": {"start": "bundled"}, "git_revision": "b" * 40 + "+changes"}
     ours = {**FACTS, "measurements": [folds(0, 9, 8)], "runs": [run]}
-    assert "| 0.850 | 0.100 to 0.900, over folds | from the model of bbbbbbb+ |" in glance(
+    assert "| 0.850 | 0.215 to 1.000, over folds | from the model of bbbbbbb+ |" in glance(
         {"jaffe-folds": ours}
     )
     later = {**FACTS, "measured": "2026-01-02T00:00:00+00:00", "measurements": [ferplus()], "runs": []}
