@@ -94,30 +94,32 @@ def import_checkpoint(
 
     paths, epoch and classes are as in `find_networks` and `convert`. trained_on: the kinds of the data sets
     that they saw, where that is known: without, no training can start from them. The same arguments give the
-    same row again. Raises ServiceError where they do not fit.
+    same row again. Raises ServiceError where they do not fit, and where it cannot be written.
     """
     from ml.checkpoint import CheckpointError, save_checkpoint
     from ml.expressions import EXPRESSIONS
     from ml.old_networks import convert, find_networks
 
+    folder = Path(settings.FER_VAR_DIR) / "checkpoints"
+    new = folder / f"importing-{os.getpid()}.safetensors"
     try:
         networks = find_networks(paths, epoch)
         converted = convert(networks, classes)
-    except CheckpointError as error:
+        facts = {
+            "preset": "imported",
+            "data": [],
+            "trained_before": {kind: list(SPLITS) for kind in sorted(set(trained_on))},
+            "seed": None,
+            "git_revision": None,
+            "metrics": {},
+            "converted_from": {
+                part: sha256(file.read_bytes()).hexdigest() for part, file in networks.items()
+            },
+            "never_says": [expression for expression in EXPRESSIONS if expression not in converted.known],
+        }
+        digest = save_checkpoint(new, converted.model, converted.config, facts)
+    except (CheckpointError, OSError) as error:  # an OSError: a file or a folder that may not be used
         raise ServiceError(str(error)) from error
-    facts = {
-        "preset": "imported",
-        "data": [],
-        "trained_before": {kind: list(SPLITS) for kind in sorted(set(trained_on))},
-        "seed": None,
-        "git_revision": None,
-        "metrics": {},
-        "converted_from": {part: sha256(file.read_bytes()).hexdigest() for part, file in networks.items()},
-        "never_says": [expression for expression in EXPRESSIONS if expression not in converted.known],
-    }
-    folder = Path(settings.FER_VAR_DIR) / "checkpoints"
-    new = folder / f"importing-{os.getpid()}.safetensors"
-    digest = save_checkpoint(new, converted.model, converted.config, facts)
     file = new.replace(folder / f"imported-{digest[:16]}.safetensors")
     source = networks["cls"]
     checkpoint, _ = Checkpoint.objects.get_or_create(
