@@ -738,7 +738,10 @@ def test_a_deleted_set_leaves_its_pictures_where_they_lie(
 
 @pytest.mark.parametrize(
     "folder",
-    ["/etc", "..", "../outside", "small/../../outside", ".", "", "nowhere", "small/anger/anger-0.png"],
+    [
+        *("/etc", "..", "../outside", "small/../../outside", ".", "", "nowhere", "small/anger/anger-0.png"),
+        "longer-than-a-folder-s-name" * 10,
+    ],
 )
 def test_only_folders_under_the_data_root_can_be_registered(
     keeper: Client, dataset: Dataset, settings: Settings, folder: str
@@ -775,7 +778,8 @@ def test_without_a_broker_a_set_is_registered_but_not_looked_at(
     assert dataset.inspection is not None
 
 
-@pytest.mark.parametrize("name", ["launch", "1x", "99"])
+@pytest.mark.parametrize("name", ["launch", "1x", "99", "٣", "9" * 5000])
 def test_an_address_that_names_no_run_is_not_found(admin_client: Client, name: str) -> None:
-    address = reverse("admin:training_trainingrun_change", args=[name])
-    assert admin_client.get(address, follow=True).status_code == 404
+    change = reverse("admin:training_trainingrun_change", args=[name])
+    for place in (change, f"{LAUNCH}?clone={name}"):
+        assert admin_client.get(place, follow=True).status_code == 404
