@@ -64,8 +64,9 @@ def previous(active: Checkpoint) -> Checkpoint | None:
 def go_back(active: Checkpoint) -> Checkpoint | None:
     """Put the previous checkpoint in service again, and forget that those after it ever were.
 
-    So going back twice leads two steps back, not to and fro. Returns `previous(active)`. Raises ServiceError
-    where `active` is not in service any more: a second click, or another person, was faster.
+    So going back twice leads two steps back, not to and fro. Returns `previous(active)`. Raises ServiceError,
+    and changes nothing, where `active` is not in service any more (a second click, or another person, was
+    faster), and where somebody has deleted meanwhile what would be gone back to.
     """
     active.refresh_from_db()
     target = previous(active) if active.active else None
@@ -76,7 +77,8 @@ def go_back(active: Checkpoint) -> Checkpoint | None:
         later = Checkpoint.objects.exclude(activated=None)
         if target:
             later = later.filter(activated__gt=target.activated)
-            Checkpoint.objects.filter(pk=target.pk).update(active=True)
+            if not Checkpoint.objects.filter(pk=target.pk).update(active=True):
+                raise ServiceError(f"Nothing was changed: {target} was deleted meanwhile.")
         later.update(activated=None)
     logger.info("Went back from %s to %s.", active, target or "the model of the settings")
     return target

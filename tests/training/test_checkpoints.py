@@ -179,6 +179,29 @@ def test_a_second_click_goes_back_no_further(admin_client: Client, make: Callabl
 
 
 @pytest.mark.parametrize("action", ["activate", "go_back"])
+def test_what_somebody_deletes_meanwhile_is_not_put_in_service_and_nothing_changes(
+    admin_client: Client, make: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    first, second = make("first"), make("second")
+    checkpoints.activate(first)
+    if action == "go_back":
+        checkpoints.activate(second)
+    target, stays = (second, "first") if action == "activate" else (first, "second")
+    sound = checkpoints.find_problem
+
+    def another_person_is_faster(checkpoint: Checkpoint) -> str | None:
+        found = sound(checkpoint)  # which takes a while
+        Checkpoint.objects.filter(pk=target.pk).delete()
+        return found
+
+    monkeypatch.setattr(checkpoints, "find_problem", another_person_is_faster)
+    page = admin_client.post(url(action, second), follow=True).content.decode()
+
+    assert f"{target} was deleted meanwhile." in page
+    assert in_service() == stays
+
+
+@pytest.mark.parametrize("action", ["activate", "go_back"])
 def test_it_takes_a_post_with_a_token_from_somebody_who_may(
     client: Client, person: Callable[..., Client], make: Callable[..., Checkpoint], action: str
 ) -> None:
