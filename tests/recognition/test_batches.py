@@ -213,8 +213,8 @@ def test_members_that_must_not_be_unpacked_are_not_and_each_says_why(
         archive.writestr("large.jpg", bytes(5_100_000), zipfile.ZIP_STORED)
         archive.writestr("other.jpg", landscape, zipfile.ZIP_LZMA)
     data = bytearray(stream.getvalue())
-    for name, place in ((data.index(b"locked.jpg"), 24), (data.rindex(b"locked.jpg"), 38)):
-        data[name - place] |= 1  # "encrypted"
+    for header in (data.index(b"locked.jpg") - 24, data.rindex(b"locked.jpg") - 38):
+        data[header] |= 1  # "encrypted"
     analysis = send({"album.zip": bytes(data)})
     services.get_predictor()
 

@@ -259,6 +259,23 @@ def test_json_and_csv_say_the_same(viewer: Client, run: TrainingRun) -> None:
     assert [row["measure"] for row in rows(viewer, run, "summary")] == ["accuracy", "macro_f1"]
 
 
+def test_no_name_becomes_a_formula_in_a_table(viewer: Client, make_run: MakeRun) -> None:
+    run, other = make_run(WRONG, name="=HYPERLINK(1)"), make_run(WRONG, name="plain")
+    for fold in run.folds.all():
+        path = fold.folder / "predictions.json"
+        document = json.loads(path.read_text())
+        for sample in document["samples"]:
+            sample["path"] = "@SUM(1).png"
+        path.write_text(json.dumps(document))
+
+    assert {row["path"] for row in rows(viewer, run, "mistakes")} == {"'@SUM(1).png"}
+    compared = viewer.get(address("compare_csv"), {"run": [run.pk, other.pk]}).content.decode()
+    assert {row["first"] for row in csv.DictReader(io.StringIO(compared))} == {
+        f"'=HYPERLINK(1) (run {run.pk})"
+    }
+    assert all("'" not in row["difference"] for row in csv.DictReader(io.StringIO(compared)))
+
+
 def test_csv_without_a_table_is_the_folds_and_of_an_unknown_one_is_not_found(
     viewer: Client, run: TrainingRun
 ) -> None:
