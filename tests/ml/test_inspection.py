@@ -137,10 +137,11 @@ def test_near_duplicates_beyond_measure_are_counted_but_not_listed(tmp_path: Pat
     assert (len(found.near_duplicates), found.near_duplicate_count) == (MOST_PAIRS, 595)
 
 
+@pytest.mark.parametrize("at_once", [1, 2**23], ids=["picture by picture", "together"])
 def test_the_nearest_are_listed_wherever_in_the_set_they_stand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr("ml.near_duplicates.COMPARED_AT_ONCE", 1)  # picture by picture, as of a large set
+    monkeypatch.setattr("ml.near_duplicates.COMPARED_AT_ONCE", at_once)  # of a large set: few at a time
     monkeypatch.setattr("ml.inspection.MOST_PAIRS", 1)
     for name, seed, noise in (
         ("a", 1, 0),

@@ -99,6 +99,7 @@ def test_the_list_says_what_reads_the_photos_and_puts_another_in_service(
     assert "Put first in service: every web process uses it in a moment." in page
     assert "<strong>first</strong> has read the photos since" in page
     assert "Go back" in page
+    assert "Put in service." in admin_client.get(url("history", checkpoint)).content.decode(), "who, and when"
     assert admin_client.get(reverse("admin:training_checkpoint_add")).status_code == 403
 
 
@@ -149,6 +150,7 @@ def test_going_back_goes_back_step_by_step(admin_client: Client, make: Callable[
     page = admin_client.post(url("go_back", third), follow=True).content.decode()
     assert "Went back to second" in page
     assert in_service() == "second"
+    assert "Went back to second." in admin_client.get(url("history", third)).content.decode(), "who, and when"
     # The one that was left is no place to go back to, whatever comes next.
     checkpoints.activate(first)
     assert checkpoints.go_back(first) == second
