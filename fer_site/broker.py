@@ -13,6 +13,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 # The kernel's sockaddr_un holds 108 bytes on Linux and 104 on macOS, with the closing zero.
 LONGEST_SOCKET_PATH: Final = 103
+# Of a Redis that nobody told another number: one after it may not exist.
+LAST_DATABASE: Final = 15
 
 
 def socket_path(var_dir: Path) -> Path:
@@ -36,7 +38,7 @@ def cache_settings(url: str, broker: str, var_dir: Path) -> dict[str, dict[str, 
     """
     if url and not url.startswith(("redis://", "rediss://", "unix://", "locmem://")):
         raise ImproperlyConfigured("FER_CACHE_URL is not an address such as redis://host:6379/1.")
-    url = url or (_next_database(broker) if broker else f"unix://{quote(str(socket_path(var_dir)))}?db=1")
+    url = url or (_other_database(broker) if broker else f"unix://{quote(str(socket_path(var_dir)))}?db=1")
     if not url.startswith(("redis://", "rediss://", "unix://")):
         return {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     return {
@@ -48,15 +50,16 @@ def cache_settings(url: str, broker: str, var_dir: Path) -> dict[str, dict[str, 
     }
 
 
-def _next_database(broker: str) -> str:
-    """The database after the broker's: whoever clears the cache must not clear the queue."""
+def _other_database(broker: str) -> str:
+    """A database beside the broker's: whoever clears the cache must not clear the queue."""
     parts = urlsplit(broker)
     if parts.scheme == "redis+socket":  # Celery's word for a Redis on a Unix socket
         number = parse_qs(parts.query).get("virtual_host", ["0"])[0]
-        return f"unix://{parts.netloc}{parts.path}?db={_after(number)}"
-    return urlunsplit(parts._replace(path=f"/{_after(parts.path)}"))
+        return f"unix://{parts.netloc}{parts.path}?db={_beside(number)}"
+    return urlunsplit(parts._replace(path=f"/{_beside(parts.path)}"))
 
 
-def _after(number: str) -> int:
+def _beside(number: str) -> int:
     number = number.strip("/")
-    return int(number) + 1 if number.isdecimal() else 1
+    own = int(number) if number.isdecimal() else 0
+    return own + 1 if own < LAST_DATABASE else own - 1

@@ -163,7 +163,8 @@ def build_model(config: TrainConfig, seed: int) -> "FMPN":
 def save_checkpoint(path: Path, model: "FMPN", config: TrainConfig, facts: Mapping[str, Any]) -> str:
     """Write a checkpoint, whole or not at all, and return its SHA-256.
 
-    facts: JSON values; `preset`, `data`, `seed`, `git_revision` and `metrics` are expected.
+    facts: JSON values; `preset`, `data`, `seed`, `git_revision` and `metrics` are expected. Raises
+    CheckpointError where a weight is not finite, and where the disk is full.
     """
     metadata = {
         "format": FORMAT,
@@ -224,16 +225,26 @@ def _without_folders(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, weights: Arrays, metadata: dict[str, Any]) -> str:
+    _refuse_broken_weights(path, weights)
     sha256 = _digest(metadata, weights)
     write_arrays(path, weights, {"fmpn": json.dumps({**metadata, "sha256": sha256})})
     return sha256
+
+
+def _refuse_broken_weights(path: Path, weights: Arrays) -> None:
+    """Such a model gives no error but nonsense, the same for every face."""
+    if broken := [name for name, array in weights.items() if not np.isfinite(array).all()]:
+        raise CheckpointError(
+            f"The weights of {path} are not all finite numbers ({broken[0]}): this model cannot read a face."
+        )
 
 
 def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
     """Read and verify a checkpoint; `sha256` is the one it has to state, if that is known.
 
     Raises CheckpointError where the file is missing, is no checkpoint, was damaged (its SHA-256 is off) or
-    replaced, was made for other classes or another crop than this code's, or states facts without sense.
+    replaced, holds weights that are not finite, was made for other classes or another crop than this code's,
+    or states facts without sense.
     """
     weights, header = read_arrays(path)
     try:
@@ -248,6 +259,7 @@ def load_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
         raise CheckpointError(
             f"The checkpoint {path} was replaced by another one: its SHA-256 is {stated[:8]}."
         )
+    _refuse_broken_weights(path, weights)
     if metadata.get("format") != FORMAT or metadata.get("classes") != list(EXPRESSIONS):
         raise CheckpointError(f"The checkpoint {path} was made for another version or other expressions.")
     if metadata.get("crop_template") != TEMPLATE.tolist():

@@ -117,7 +117,7 @@ def convert(networks: Mapping[str, Path], classes: Sequence[str] | None = None) 
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state_dict that torch.save wrote. Raises CheckpointError for all but named tensors.
+    """Read a state_dict that torch.save wrote. Raises CheckpointError for all but named, finite tensors.
 
     `weights_only` builds tensors and plain containers and calls nothing that the file names.
     """
@@ -130,6 +130,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read as weights alone: {reason}") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError(f"{path} holds something other than a network's named tensors.")
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"{path} holds weights that are not finite numbers: {broken[0]}.")
     return weights
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NotRequired
 from typing_extensions import TypedDict
 
 from ml.expressions import EXPRESSIONS
+from ml.spreadsheets import harmless
 from recognition.models import Analysis, Face, Photo
 
 if TYPE_CHECKING:
@@ -147,9 +148,6 @@ COLUMNS: Final = (
     *("confidence", "expression", "sure", *EXPRESSIONS, "problem", "model", "time"),
 )
 
-# What begins so is a formula to a spreadsheet. Names come from strangers, and formulas can call home.
-FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-
 
 def rows(photos: Iterable[PhotoReport], model: str, time: str) -> Iterator[list[object]]:
     """One row a face, its cells in the order of `COLUMNS`; None where there is nothing to say."""
@@ -171,11 +169,6 @@ def as_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator
     yield writer.writerow(columns)
     for row in rows:
         yield writer.writerow(map(harmless, row))
-
-
-def harmless(cell: object) -> object:
-    """The cell, a text that would be a formula behind an apostrophe: spreadsheets take it as text then."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def _cells(face: FaceReport) -> Iterator[object]:

@@ -109,7 +109,7 @@ class TrainingRunAdmin(WithFolderAdmin):
 
     def change_view(self, request: HttpRequest, object_id: str, *_: Any, **__: Any) -> HttpResponse:
         """What the admin links to as a run's own page is the page that watches it."""
-        if not object_id.isdecimal():
+        if not (object_id.isascii() and object_id.isdecimal()):  # as the page's own address takes it
             raise Http404
         return redirect("admin:training_trainingrun_watch", object_id)
 

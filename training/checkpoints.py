@@ -64,8 +64,9 @@ def previous(active: Checkpoint) -> Checkpoint | None:
 def go_back(active: Checkpoint) -> Checkpoint | None:
     """Put the previous checkpoint in service again, and forget that those after it ever were.
 
-    So going back twice leads two steps back, not to and fro. Returns `previous(active)`. Raises ServiceError
-    where `active` is not in service any more: a second click, or another person, was faster.
+    So going back twice leads two steps back, not to and fro. Returns `previous(active)`. Raises ServiceError,
+    and changes nothing, where `active` is not in service any more (a second click, or another person, was
+    faster), and where somebody has deleted meanwhile what would be gone back to.
     """
     active.refresh_from_db()
     target = previous(active) if active.active else None
@@ -76,7 +77,8 @@ def go_back(active: Checkpoint) -> Checkpoint | None:
         later = Checkpoint.objects.exclude(activated=None)
         if target:
             later = later.filter(activated__gt=target.activated)
-            Checkpoint.objects.filter(pk=target.pk).update(active=True)
+            if not Checkpoint.objects.filter(pk=target.pk).update(active=True):
+                raise ServiceError(f"Nothing was changed: {target} was deleted meanwhile.")
         later.update(activated=None)
     logger.info("Went back from %s to %s.", active, target or "the model of the settings")
     return target
@@ -94,30 +96,32 @@ def import_checkpoint(
 
     paths, epoch and classes are as in `find_networks` and `convert`. trained_on: the kinds of the data sets
     that they saw, where that is known: without, no training can start from them. The same arguments give the
-    same row again. Raises ServiceError where they do not fit.
+    same row again. Raises ServiceError where they do not fit, and where it cannot be written.
     """
     from ml.checkpoint import CheckpointError, save_checkpoint
     from ml.expressions import EXPRESSIONS
     from ml.old_networks import convert, find_networks
 
+    folder = Path(settings.FER_VAR_DIR) / "checkpoints"
+    new = folder / f"importing-{os.getpid()}.safetensors"
     try:
         networks = find_networks(paths, epoch)
         converted = convert(networks, classes)
-    except CheckpointError as error:
+        facts = {
+            "preset": "imported",
+            "data": [],
+            "trained_before": {kind: list(SPLITS) for kind in sorted(set(trained_on))},
+            "seed": None,
+            "git_revision": None,
+            "metrics": {},
+            "converted_from": {
+                part: sha256(file.read_bytes()).hexdigest() for part, file in networks.items()
+            },
+            "never_says": [expression for expression in EXPRESSIONS if expression not in converted.known],
+        }
+        digest = save_checkpoint(new, converted.model, converted.config, facts)
+    except (CheckpointError, OSError) as error:  # an OSError: a file or a folder that may not be used
         raise ServiceError(str(error)) from error
-    facts = {
-        "preset": "imported",
-        "data": [],
-        "trained_before": {kind: list(SPLITS) for kind in sorted(set(trained_on))},
-        "seed": None,
-        "git_revision": None,
-        "metrics": {},
-        "converted_from": {part: sha256(file.read_bytes()).hexdigest() for part, file in networks.items()},
-        "never_says": [expression for expression in EXPRESSIONS if expression not in converted.known],
-    }
-    folder = Path(settings.FER_VAR_DIR) / "checkpoints"
-    new = folder / f"importing-{os.getpid()}.safetensors"
-    digest = save_checkpoint(new, converted.model, converted.config, facts)
     file = new.replace(folder / f"imported-{digest[:16]}.safetensors")
     source = networks["cls"]
     checkpoint, _ = Checkpoint.objects.get_or_create(

@@ -406,7 +406,11 @@ class DatasetForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptab
             raise ValidationError(
                 f"Name a folder in FER_DATA_ROOT ({settings.FER_DATA_ROOT}), without “..” or a leading slash."
             )
-        if not (Path(settings.FER_DATA_ROOT) / folder).is_dir():
+        try:
+            is_there = (Path(settings.FER_DATA_ROOT) / folder).is_dir()
+        except OSError:  # longer than a name can be
+            is_there = False
+        if not is_there:
             raise ValidationError(f"There is no folder “{text}” in FER_DATA_ROOT ({settings.FER_DATA_ROOT}).")
         return folder.as_posix()
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ml.expressions import EXPRESSIONS
 from ml.metrics import ClassMetrics, Metrics, PairedTest, Summary, metrics_of, paired_test, summarise_folds
+from ml.spreadsheets import harmless
 from training.models import EpochMetric, Fold, State, TrainingRun
 
 MISTAKES_SHOWN: Final = 12  # as many as a fold keeps, so the most confident of all folds are among them
@@ -388,22 +389,24 @@ class Writable(Protocol):
 
 def write_csv(report: RunReport, table: str, stream: Writable) -> None:
     """Write one of TABLES with a header; numbers are as exact as in the JSON."""
-    writer = csv.writer(stream)
-    writer.writerows(_csv_rows(report, table))
+    csv.writer(stream).writerows(map(harmless, row) for row in _csv_rows(report, table))
 
 
 def write_pairs(pairs: Sequence[Pair], stream: Writable) -> None:
     """Write what every two runs differ by, a line a measure, with a header."""
-    writer = csv.writer(stream)
+    csv.writer(stream).writerows(map(harmless, row) for row in _pair_rows(pairs))
+
+
+def _pair_rows(pairs: Sequence[Pair]) -> Iterable[Sequence[object]]:
     columns = [field.name for field in fields(PairedTest)]
-    writer.writerow(("first", "second", "measure", *columns[:3], "low", "high", *columns[4:], "note"))
+    yield ("first", "second", "measure", *columns[:3], "low", "high", *columns[4:], "note")
     for pair in pairs:
         for measure, test in pair.tests.items():
             values = [getattr(test, name) for name in columns]
             values[3:4] = test.interval or (None, None)
-            writer.writerow((pair.first.title, pair.second.title, measure, *values, pair.note))
+            yield (pair.first.title, pair.second.title, measure, *values, pair.note)
         if not pair.tests:
-            writer.writerow((pair.first.title, pair.second.title, *[""] * (len(columns) + 2), pair.note))
+            yield (pair.first.title, pair.second.title, *[""] * (len(columns) + 2), pair.note)
 
 
 def _csv_rows(report: RunReport, table: str) -> Iterable[Sequence[object]]:

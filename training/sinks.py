@@ -3,6 +3,7 @@
 import json
 import urllib.request
 from collections.abc import Callable, Iterable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -115,7 +116,7 @@ class Visdom:
         try:
             with urllib.request.urlopen(request, timeout=VISDOM_TIMEOUT) as answer:
                 answer.read(65536)  # what it says does not matter, and shall not fill the memory
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:  # the last: it is no web server at all
             if not self._is_down:
                 self._complain(f"The visdom server at {self._url} does not answer ({error}).")
             self._is_down = True

@@ -125,7 +125,7 @@ def _run_to_clone(request: HttpRequest) -> TrainingRun | None:
     number = request.GET.get("clone", "")
     if not number:
         return None
-    if not number.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,18}", number):
         raise Http404
     if not any(request.user.has_perm(f"training.{name}_trainingrun") for name in ("view", "change")):
         raise PermissionDenied

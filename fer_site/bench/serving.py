@@ -67,6 +67,8 @@ def web_servers(
             "DATABASE_URL": f"sqlite:///{folder}/db.sqlite3",
             "FER_UPLOADS_PER_MINUTE": "1000000",  # all clients of the bench are one address
             "FER_PHOTOS_AT_ONCE": "1000000",  # and all of them wait
+            "FER_HTTPS": "off",  # they speak to it themselves, whatever stands before this machine's own site
+            "ALLOWED_HOSTS": "127.0.0.1,localhost",
             **(variables or {}),
         }
         ours = WEB_ENVIRONMENT | os.environ | {"DJANGO_SETTINGS_MODULE": "fer_site.settings"}

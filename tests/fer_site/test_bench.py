@@ -94,8 +94,18 @@ def test_a_folder_is_read_both_ways() -> None:
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[list[Server]]:
-    with web_servers(2) as servers:
-        yield servers
+    """On a machine whose own site is served to others, over HTTPS."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("FER_HTTPS", "on")
+        environment.setenv("ALLOWED_HOSTS", "faces.example.org")
+        with web_servers(2) as servers:
+            yield servers
+
+
+def test_the_bench_s_site_answers_its_clients_whatever_the_machine_s_own_settings(
+    servers: list[Server],
+) -> None:
+    assert Client(servers[0]).get("/").status == 200
 
 
 def test_clients_are_spread_over_web_processes_and_timed(servers: list[Server]) -> None:

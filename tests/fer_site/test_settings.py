@@ -107,6 +107,10 @@ def test_a_value_that_makes_no_sense_is_named(name: str, value: str, sentence: s
     ("broker", "cache"),
     [
         ("redis://:word@host:6379/4", "redis://:word@host:6379/5"),
+        ("redis://host:6379/14", "redis://host:6379/15"),
+        ("redis://host:6379/15", "redis://host:6379/14"),  # Redis has databases 0 to 15
+        ("redis+socket:///run/redis.sock?virtual_host=15", "unix:///run/redis.sock?db=14"),
+        ("redis://host:6379/63", "redis://host:6379/62"),  # or as many as it was told to have
         ("redis+socket:///run/redis.sock", "unix:///run/redis.sock?db=1"),
         ("redis+socket://:word@/run/redis.sock?virtual_host=4", "unix://:word@/run/redis.sock?db=5"),
     ],

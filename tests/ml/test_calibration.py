@@ -39,7 +39,11 @@ def test_the_temperature_undoes_what_made_the_model_too_sure(too_sure: float) ->
 
 
 def test_a_temperature_needs_faces_and_finite_logits() -> None:
-    for logits, labels in ((np.empty((0, 8)), []), (np.full((1, 8), np.nan), [0])):
+    for logits, labels in (
+        (np.empty((0, 8)), []),
+        (np.full((1, 8), np.nan), [0]),
+        (np.zeros((2, 8)), [0]),
+    ):
         with pytest.raises(CalibrationError, match="at least one face, and to finite logits"):
             fit_temperature(logits, labels)
 

@@ -128,6 +128,24 @@ def test_numbers_that_numpy_does_not_have_are_refused(tmp_path: Path, kind: torc
         load_checkpoint(tmp_path / "half.safetensors")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(
+    tmp_path: Path, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = FMPN(CONFIG.model)
+    path = tmp_path / "broken.safetensors"
+    model.state_dict()["fusion.body.1.bias"][0] = value
+    with pytest.raises(CheckpointError, match=r"not all finite numbers \(fusion\.body\.1\.bias\)"):
+        save_checkpoint(path, model, CONFIG, FACTS)
+    assert not path.exists()
+
+    with monkeypatch.context() as earlier:  # a version that wrote anything
+        earlier.setattr("ml.checkpoint._refuse_broken_weights", lambda path, weights: None)
+        save_checkpoint(path, model, CONFIG, FACTS)
+    with pytest.raises(CheckpointError, match=r"not all finite numbers \(fusion\.body\.1\.bias\)"):
+        load_checkpoint(path)
+
+
 def test_a_weight_that_is_missing_is_not_passed_over(tmp_path: Path) -> None:
     model = FMPN(CONFIG.model)
     del model.fusion.body[1].bias

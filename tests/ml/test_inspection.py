@@ -137,6 +137,26 @@ def test_near_duplicates_beyond_measure_are_counted_but_not_listed(tmp_path: Pat
     assert (len(found.near_duplicates), found.near_duplicate_count) == (MOST_PAIRS, 595)
 
 
+@pytest.mark.parametrize("at_once", [1, 2**23], ids=["picture by picture", "together"])
+def test_the_nearest_are_listed_wherever_in_the_set_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("ml.near_duplicates.COMPARED_AT_ONCE", at_once)  # of a large set: few at a time
+    monkeypatch.setattr("ml.inspection.MOST_PAIRS", 1)
+    for name, seed, noise in (
+        ("a", 1, 0),
+        ("b", 1, 4),
+        ("c", 7, 0),
+        ("d", 7, 0.5),
+        ("e", 30, 0),
+        ("f", 30, 4),
+    ):
+        draw(tmp_path / "happy" / f"{name}.png", seed, noise)
+    found = inspect("folders", tmp_path)
+    assert found.near_duplicate_count == 3
+    assert found.near_duplicates == [("happy/c.png", "happy/d.png")]
+
+
 def test_an_inspection_is_plain_json(tmp_path: Path) -> None:
     root = make_old_jaffe(tmp_path)
     (root / "imgs" / "KA_AN_0.png").write_bytes(b"")

@@ -202,6 +202,38 @@ def test_every_photo_of_a_zip_is_read_and_the_zip_goes(read: Send, album: Files)
     assert not batches.incoming(analysis).exists()
 
 
+def test_members_that_must_not_be_unpacked_are_not_and_each_says_why(
+    send: Send, landscape: bytes, settings: Settings
+) -> None:
+    settings.FER_MAX_UPLOAD_MB, settings.FER_MAX_BATCH_PHOTOS = 5, 50
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("locked.jpg", landscape)
+        archive.writestr("bomb.jpg", bytes(4_900_000))
+        archive.writestr("large.jpg", bytes(5_100_000), zipfile.ZIP_STORED)
+        archive.writestr("other.jpg", landscape, zipfile.ZIP_LZMA)
+    data = bytearray(stream.getvalue())
+    for header in (data.index(b"locked.jpg") - 24, data.rindex(b"locked.jpg") - 38):
+        data[header] |= 1  # "encrypted"
+    analysis = send({"album.zip": bytes(data)})
+    services.get_predictor()
+
+    tracemalloc.start()
+    read_analysis(analysis.pk)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    reasons = dict(analysis.rejections.values_list("name", "reason"))
+    for name, reason in {
+        "locked.jpg": "locked with a password",
+        "bomb.jpg": "grows to far more",
+        "large.jpg": "larger than 5 MB",
+        "other.jpg": "packed in a way that is not read here",
+    }.items():
+        assert reason in reasons[name]
+    assert most < 3_000_000
+
+
 def test_one_that_takes_over_from_a_lost_worker_reads_nothing_twice(
     send: Send, portrait: bytes, landscape: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

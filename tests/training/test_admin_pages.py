@@ -407,6 +407,12 @@ def test_the_copy_of_a_run_of_another_version_leads_back_to_it_with_a_sentence(
     assert "Another version launched this run: its settings cannot be copied." in text(back)
 
 
+def test_who_may_not_see_runs_copies_none(client: Client, run: TrainingRun) -> None:
+    client.force_login(staff("launch_trainingrun"))
+    assert client.get(LAUNCH).status_code == 200
+    assert client.get(f"{LAUNCH}?clone={run.pk}").status_code == 403
+
+
 @pytest.mark.parametrize("number", ["0", "99", "x", "-1"])
 def test_there_is_no_copy_of_a_run_that_is_not_there(launcher: Client, number: str) -> None:
     assert launcher.get(f"{LAUNCH}?clone={number}").status_code == 404
@@ -587,7 +593,9 @@ def test_a_run_is_deleted_with_its_files_once_it_has_ended(
     client.force_login(staff("view_trainingrun", "delete_trainingrun"))
     delete = address("delete", run.pk)
     selected = {"action": "delete_selected", "_selected_action": [run.pk], "post": "yes"}
-    assert client.post(delete, {"post": "yes"}).status_code == 403
+    for state in (State.QUEUED, State.INTERRUPTED, State.RUNNING):
+        TrainingRun.objects.update(state=state)
+        assert client.post(delete, {"post": "yes"}).status_code == 403, state
     refusal = text(client.post(address("changelist"), selected))
     assert f"{run}, which has not ended: stop it first" in refusal
     assert "your account" not in refusal, "it is the run that cannot go yet"
@@ -738,7 +746,10 @@ def test_a_deleted_set_leaves_its_pictures_where_they_lie(
 
 @pytest.mark.parametrize(
     "folder",
-    ["/etc", "..", "../outside", "small/../../outside", ".", "", "nowhere", "small/anger/anger-0.png"],
+    [
+        *("/etc", "..", "../outside", "small/../../outside", ".", "", "nowhere", "small/anger/anger-0.png"),
+        "longer-than-a-folder-s-name" * 10,
+    ],
 )
 def test_only_folders_under_the_data_root_can_be_registered(
     keeper: Client, dataset: Dataset, settings: Settings, folder: str
@@ -775,7 +786,8 @@ def test_without_a_broker_a_set_is_registered_but_not_looked_at(
     assert dataset.inspection is not None
 
 
-@pytest.mark.parametrize("name", ["launch", "1x", "99"])
+@pytest.mark.parametrize("name", ["launch", "1x", "99", "٣", "9" * 5000])
 def test_an_address_that_names_no_run_is_not_found(admin_client: Client, name: str) -> None:
-    address = reverse("admin:training_trainingrun_change", args=[name])
-    assert admin_client.get(address, follow=True).status_code == 404
+    change = reverse("admin:training_trainingrun_change", args=[name])
+    for place in (change, f"{LAUNCH}?clone={name}"):
+        assert admin_client.get(place, follow=True).status_code == 404

@@ -99,6 +99,7 @@ def test_the_list_says_what_reads_the_photos_and_puts_another_in_service(
     assert "Put first in service: every web process uses it in a moment." in page
     assert "<strong>first</strong> has read the photos since" in page
     assert "Go back" in page
+    assert "Put in service." in admin_client.get(url("history", checkpoint)).content.decode(), "who, and when"
     assert admin_client.get(reverse("admin:training_checkpoint_add")).status_code == 403
 
 
@@ -149,6 +150,7 @@ def test_going_back_goes_back_step_by_step(admin_client: Client, make: Callable[
     page = admin_client.post(url("go_back", third), follow=True).content.decode()
     assert "Went back to second" in page
     assert in_service() == "second"
+    assert "Went back to second." in admin_client.get(url("history", third)).content.decode(), "who, and when"
     # The one that was left is no place to go back to, whatever comes next.
     checkpoints.activate(first)
     assert checkpoints.go_back(first) == second
@@ -176,6 +178,29 @@ def test_a_second_click_goes_back_no_further(admin_client: Client, make: Callabl
 
     assert "second is not in service any more" in page
     assert in_service() == "first"
+
+
+@pytest.mark.parametrize("action", ["activate", "go_back"])
+def test_what_somebody_deletes_meanwhile_is_not_put_in_service_and_nothing_changes(
+    admin_client: Client, make: Callable[..., Checkpoint], monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    first, second = make("first"), make("second")
+    checkpoints.activate(first)
+    if action == "go_back":
+        checkpoints.activate(second)
+    target, stays = (second, "first") if action == "activate" else (first, "second")
+    sound = checkpoints.find_problem
+
+    def another_person_is_faster(checkpoint: Checkpoint) -> str | None:
+        found = sound(checkpoint)  # which takes a while
+        Checkpoint.objects.filter(pk=target.pk).delete()
+        return found
+
+    monkeypatch.setattr(checkpoints, "find_problem", another_person_is_faster)
+    page = admin_client.post(url(action, second), follow=True).content.decode()
+
+    assert f"{target} was deleted meanwhile." in page
+    assert in_service() == stays
 
 
 @pytest.mark.parametrize("action", ["activate", "go_back"])

@@ -209,7 +209,7 @@ def test_a_pickle_that_calls_something_is_refused_and_calls_nothing(
     figure("A pickle that would run code is refused on import and does not run", "2 of 2 kinds of file")
 
 
-def test_what_does_not_fit_is_named(folder: Path, old: dict[str, nn.Module]) -> None:
+def test_what_does_not_fit_is_named(folder: Path, old: dict[str, nn.Module], settings: Settings) -> None:
     fusion, generator = old["fusion"].state_dict(), old["resface"].state_dict()
 
     def refused(part: str, weights: object, reason: str) -> None:
@@ -223,11 +223,21 @@ def test_what_does_not_fit_is_named(folder: Path, old: dict[str, nn.Module]) -> 
     )
     refused("fusion", {**fusion, "process_b.0.weight": torch.zeros(3, 3, 3, 3)}, r"is \(3, 3, 3, 3\) and not")
     refused("fusion", [torch.zeros(1)], "something other than")
+    broken = {**fusion, "process_a.0.weight": fusion["process_a.0.weight"] / 0}
+    refused("fusion", broken, r"not finite numbers: process_a\.0\.weight")
     replace_file(folder, "50_net_fusion.pth", fusion)
     instance = {name: tensor for name, tensor in generator.items() if not name.endswith("1.weight")}
     refused("resface", instance, "batch normalisation")
     replace_file(folder, "50_net_resface.pth", generator)
     refused("cls", resnet18(num_classes=7).state_dict(), "no InceptionV3")
+    assert not Checkpoint.objects.exists()
+    assert not list(Path(settings.FER_VAR_DIR).rglob("*.safetensors"))
+
+
+def test_what_cannot_be_written_is_told_and_leaves_no_row(saved: Path, settings: Settings) -> None:
+    Path(settings.FER_VAR_DIR).write_text("a file in the place of the folder")
+    with pytest.raises(CommandError, match="Not a directory"):
+        run(saved)
     assert not Checkpoint.objects.exists()
 
 

@@ -208,6 +208,33 @@ def test_a_calibrated_model_is_as_right_and_less_wrong_about_it(
 
 
 @pytest.mark.django_db
+def test_the_threshold_is_a_probability_that_the_calibrated_model_gives(faces: Path, tmp_path: Path) -> None:
+    output, table = tmp_path / "calibrated.safetensors", tmp_path / "said.csv"
+    call("calibrate_fmpn", faces, BUNDLED, "--output", str(output), "--accuracy", "0.01")
+    first = load_checkpoint(output)
+    assert not 0.9 < first.temperature < 1.1, "or it would not matter which ones are looked at"
+    call("evaluate_fmpn", faces, output, "--split", "valid", "--predictions", str(table))
+    with table.open(newline="") as file:
+        said = [
+            (float(row[row["predicted"]]), row["predicted"] == row["label"]) for row in csv.DictReader(file)
+        ]
+    said.sort(reverse=True)
+    last = max(place for place, (_, right) in enumerate(said) if right)
+    wanted = sum(right for _, right in said) / (last + 1)
+    assert last + 1 < len(said), "what comes after it is wrong, and not to be said"
+
+    # Calibrated anew from the calibrated one, which changes the threshold alone.
+    call("calibrate_fmpn", faces, output, "--output", str(output), "--accuracy", str(wanted))
+    second = load_checkpoint(output)
+    assert second.temperature == pytest.approx(first.temperature)
+    assert second.sure_from == pytest.approx(said[last][0], abs=2e-6)
+    story = second.metadata["calibration"]
+    assert story["coverage"] == pytest.approx((last + 1) / len(said))
+    assert story["accuracy"] == pytest.approx(wanted)
+    assert story["nll"][0] == pytest.approx(first.metadata["calibration"]["nll"][1])
+
+
+@pytest.mark.django_db
 def test_an_accuracy_out_of_reach_is_refused_in_a_sentence(
     faces: Path, checkpoint: Path, tmp_path: Path
 ) -> None:

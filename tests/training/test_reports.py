@@ -259,6 +259,32 @@ def test_json_and_csv_say_the_same(viewer: Client, run: TrainingRun) -> None:
     assert [row["measure"] for row in rows(viewer, run, "summary")] == ["accuracy", "macro_f1"]
 
 
+def test_curves_are_told_in_words_over_the_epochs_that_every_fold_has(
+    viewer: Client, run: TrainingRun
+) -> None:
+    told = "Held-out faces: accuracy by epoch, mean of 3 folds: 0.417 after epoch 1, {} after epoch {}."
+    assert told.format("0.833", 2) in page(viewer, run)
+    EpochMetric.objects.filter(fold__number=2, fold__run=run, epoch=2).delete()
+    assert told.format("0.417", 1) in page(viewer, run)
+
+
+def test_no_name_becomes_a_formula_in_a_table(viewer: Client, make_run: MakeRun) -> None:
+    run, other = make_run(WRONG, name="=HYPERLINK(1)"), make_run(WRONG, name="plain")
+    for fold in run.folds.all():
+        path = fold.folder / "predictions.json"
+        document = json.loads(path.read_text())
+        for sample in document["samples"]:
+            sample["path"] = "@SUM(1).png"
+        path.write_text(json.dumps(document))
+
+    assert {row["path"] for row in rows(viewer, run, "mistakes")} == {"'@SUM(1).png"}
+    compared = viewer.get(address("compare_csv"), {"run": [run.pk, other.pk]}).content.decode()
+    assert {row["first"] for row in csv.DictReader(io.StringIO(compared))} == {
+        f"'=HYPERLINK(1) (run {run.pk})"
+    }
+    assert all("'" not in row["difference"] for row in csv.DictReader(io.StringIO(compared)))
+
+
 def test_csv_without_a_table_is_the_folds_and_of_an_unknown_one_is_not_found(
     viewer: Client, run: TrainingRun
 ) -> None:
@@ -546,6 +572,16 @@ def test_fewer_than_two_runs_are_a_list_to_choose_from(viewer: Client, run: Trai
 
     gone = viewer.get(address("compare"), {"run": ["4711", "<b>", "9" * 30, str(run.pk)]}).content.decode()
     assert "Some of these runs no longer exist." in gone
+
+
+def test_no_more_than_eight_are_compared_at_once(viewer: Client, make_run: MakeRun) -> None:
+    runs = [make_run({0: 0}, folds=1) for _ in range(9)]
+    html = comparison(viewer, *runs)
+    assert "At most 8 runs are compared at once." in html
+    assert html.count("Folds in common") == 8 * 7 / 2
+    numbers = [run.pk for run in runs]
+    assert viewer.get(address("compare_csv"), {"run": numbers}).status_code == 404
+    assert viewer.get(address("compare_csv"), {"run": numbers[:8]}).status_code == 200
 
 
 def test_a_run_that_is_no_longer_among_the_latest_can_be_chosen_too(viewer: Client, run: TrainingRun) -> None:

@@ -9,6 +9,8 @@ import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -80,6 +82,31 @@ def test_curves_are_drawn_on_a_visdom_server_and_go_on_where_they_were(visdom: s
     assert lines["mask_loss"] == ([1, 2, 3], [1.0, 1.0, 0.5])
     assert lines["classifier_loss"][0] == [2, 3]
     assert drawn["title"] == "fold 2, joint stage: losses"
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """The port of something that speaks first, and no HTTP."""
+
+    class Speaker(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+            self.request.recv(65536)
+
+    with TCPServer(("127.0.0.1", 0), Speaker) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:{}", "http://localhost:port"])
+def test_what_is_no_visdom_server_is_complained_of_and_stops_nothing(stranger: int, address: str) -> None:
+    complaints: list[str] = []
+    Visdom(address.format(stranger), "run 7", "fold 2", [], complaints.append).write(
+        report("mask", 1, 1.0), None
+    )
+    assert len(complaints) == 1
+    assert "does not answer" in complaints[0]
 
 
 def test_a_server_that_is_not_there_is_complained_of_once_and_stops_nothing() -> None:
