@@ -335,12 +335,13 @@ def test_the_scale_of_the_mask_is_seen_on_a_phone_in_every_language(
 
 def test_a_printed_result_has_its_colours_and_no_buttons(page: Page, portrait_file: Path) -> None:
     read(page, portrait_file)
-    page.emulate_media(media="print")
+    page.emulate_media(media="print", color_scheme="dark")
 
     expect(page.locator("main, footer").get_by_role("button")).to_have_count(0)
     expect(page.get_by_role("navigation")).to_have_count(0)
     expect(page.get_by_role("slider")).to_have_count(0)
     expect(page.locator(".face .number")).to_have_css("print-color-adjust", "exact")
+    expect(page.locator(".bars .track").first).to_have_css("fill", "rgb(230, 233, 239)")
     expect(page.get_by_role("table")).to_be_visible()
 
 
