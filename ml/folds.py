@@ -116,7 +116,10 @@ def read_fold_lists(kind: str, root: Path) -> list[Fold]:
             if other != path:
                 raise DatasetError(f"{root} has two lists for one side of a fold: {other.name}, {path.name}.")
     if not lists:
-        raise NoFoldListsError(f"{root} has no fold lists such as trainCK_ids_0.csv and testCK_ids_0.csv.")
+        raise NoFoldListsError(
+            f"{root} has no fold lists such as trainCK_ids_0.csv and testCK_ids_0.csv. "
+            "New folds can be made instead."
+        )
     samples = load_samples(kind, root, "all")
     folds = []
     for number, pair in sorted(lists.items()):

@@ -1,6 +1,6 @@
 """The pages of batches. Each is seen by whom it belongs to (recognition.access), and is a 404 to others."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.conf import settings
@@ -66,11 +66,13 @@ def batch_page(request: HttpRequest, analysis: Analysis) -> HttpResponse:
     """The page of a batch: how far its reading is, then the gallery of its faces."""
     context: dict[str, object] = {"analysis": analysis}
     if analysis.ended:
-        choice = Choice.of(request.GET)
+        choice, summary = Choice.of(request.GET), gallery.summarise(analysis)
+        if not summary.photos:  # then why is all there is to see
+            choice = replace(choice, show="unused")
         found = _found(analysis, choice)
         context |= {
             "choice": choice,
-            "summary": gallery.summarise(analysis),
+            "summary": summary,
             "found": found,
             "pages": _pages(choice, found),
             "all": choice.query(expressions=(), least=0, page=1),

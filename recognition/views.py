@@ -14,7 +14,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext
 from django.views.decorators.csrf import csrf_exempt, csrf_protect
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from ml.expressions import EXPRESSIONS
 from recognition import exports, gallery, limits, services
@@ -41,12 +41,14 @@ def home(request: HttpRequest) -> HttpResponse:
 
 @csrf_exempt  # `_analyse` is protected; nothing may read the body before its length was looked at
 @private
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def analyse(request: HttpRequest) -> HttpResponse:
     """Take the upload: to its result page, or back to the form with the reason.
 
     Answers in JSON to who prefers it: {"url"} or {"error", "rejections": [{"name", "reason"}]}.
     """
+    if request.method != "POST":  # the address of a refusal, looked at once more
+        return redirect("home")
     # Every file at its largest, and something for the form around them.
     most = (settings.FER_MAX_FILES * settings.FER_MAX_UPLOAD_MB + 1) * 1_000_000
     if content_length(request) > most:
@@ -66,11 +68,13 @@ def _analyse(request: HttpRequest) -> HttpResponse:
 
 
 @private
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def sample(request: HttpRequest, slug: str) -> HttpResponse:
     """Analyse one of the photos that come with the site."""
     if slug not in SAMPLES:
         raise Http404
+    if request.method != "POST":
+        return redirect("home")
     with SAMPLES[slug].path.open("rb") as stream:
         return _answer(request, [File(stream, name=f"{slug}.jpg")])
 

@@ -166,11 +166,11 @@ class DatasetAdmin(WithFolderAdmin):
         if found is None:
             return format_html('<span class="state state-queued">{}</span>', "not looked at yet")
         words = [
-            f"{len(found[key])} {name}"
-            for key, name in (
-                ("leaks", "leaking folds"),
-                ("unreadable", "unreadable"),
-                ("duplicates", "groups of duplicates"),
+            f"{len(found[key])} {one if len(found[key]) == 1 else more}"
+            for key, one, more in (
+                ("leaks", "leaking fold", "leaking folds"),
+                ("unreadable", "unreadable", "unreadable"),
+                ("duplicates", "group of duplicates", "groups of duplicates"),
             )
             if found[key]
         ]

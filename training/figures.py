@@ -131,7 +131,7 @@ def draw_curves(epochs: Sequence[Epoch], panel: Panel, form: str, theme: str) ->
                 text.set_color(colours.ink)
         axes.set_title(panel.title, color=colours.ink, fontsize="medium", loc="left")
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if panel.share:
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))

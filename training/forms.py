@@ -259,7 +259,7 @@ class LaunchForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         values = self.cleaned_data
-        if values.get("protocol") == "made" and values.get("fold_count") is None:
+        if values.get("protocol") == "made" and values.get("fold_count", 0) is None:
             self.add_error("fold_count", "Say how many folds to make, such as 10.")
         return values
 

@@ -295,6 +295,9 @@ function draw({ width, height, faces }) {
     return outline(track, box, beside);
   });
   overlay.replaceChildren(masks, ...outlines);
+  if (!tracks.length) {
+    overlay.append(svg("text", { class: "nobody", x: clientWidth / 2, y: clientHeight - 16 }, root.dataset.nobody));
+  }
   part("faces").hidden = beside;
   if (!beside) fillCards(seen);
 }

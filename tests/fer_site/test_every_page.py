@@ -21,6 +21,7 @@ from pytest_django import Settings
 from pytest_django.live_server_helper import LiveServer
 
 from recognition import background
+from recognition.models import ApiToken
 from recognition.samples import SAMPLES
 from recognition.tasks import read_analysis
 
@@ -72,7 +73,9 @@ def film() -> SimpleUploadedFile:
 @pytest.fixture
 def pages(client: Client, alone: list[str]) -> dict[str, str]:
     """The address of every page, by a name for it; `client` is logged in as an administrator."""
-    client.force_login(User.objects.create_superuser("ada", password="lovelace 1815"))
+    ada = User.objects.create_superuser("ada", password="lovelace 1815")
+    ApiToken.create_for(ada, "k" * 50)
+    client.force_login(ada)
     photos = client.post(reverse("analyse"), {"photos": [sample()]})["Location"]
     batch = client.post(reverse("batch"), {"photos": [sample(), sample()]})["Location"]
     video = client.post(reverse("video"), {"video": film()})["Location"]

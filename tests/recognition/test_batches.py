@@ -316,9 +316,10 @@ def test_purging_takes_the_files_that_nobody_will_read_and_leaves_those_that_wai
 def test_a_batch_without_one_photo_fails_with_a_sentence(client: Client, read: Send) -> None:
     analysis = read({"a.txt": b"words", "b.txt": b"more words"})
     assert analysis.state == "failed"
-    page = client.get(analysis.get_absolute_url() + "?show=unused").content.decode()
+    page = client.get(analysis.get_absolute_url()).content.decode()
     assert "There was no photo in this batch that could be read." in page
     assert "b.txt" in page
+    assert "No face found" not in page
 
 
 # Seen -------------------------------------------------------------------------------------------------------

@@ -306,6 +306,45 @@ def test_nothing_runs_over_the_edge_of_a_phone(
     context.close()
 
 
+def test_the_forms_fit_a_phone_without_scripts(chromium: Browser, live_server: LiveServer) -> None:
+    context = chromium.new_context(viewport={"width": 360, "height": 780}, java_script_enabled=False)
+    page = context.new_page()
+    for address in ("/", "/batch/", "/video/"):
+        page.goto(live_server.url + address)
+        form = page.locator("#upload").bounding_box()
+        assert form is not None
+        assert form["x"] + form["width"] <= 360, address
+    context.close()
+
+
+def test_the_scale_of_the_mask_is_seen_on_a_phone_in_every_language(
+    chromium: Browser, live_server: LiveServer, portrait_file: Path
+) -> None:
+    for language in ("en", "vi"):
+        context = chromium.new_context(viewport={"width": 360, "height": 780}, locale=language)
+        page = context.new_page()
+        page.goto(live_server.url)
+        page.set_input_files("#photos", portrait_file)
+        page.locator("#send").click()
+        page.wait_for_url("**/a/*/", timeout=60_000)
+        scale = page.locator(".reading .ramp").bounding_box()
+        assert scale is not None
+        assert scale["width"] > 40, language
+        context.close()
+
+
+def test_a_printed_result_has_its_colours_and_no_buttons(page: Page, portrait_file: Path) -> None:
+    read(page, portrait_file)
+    page.emulate_media(media="print", color_scheme="dark")
+
+    expect(page.locator("main, footer").get_by_role("button")).to_have_count(0)
+    expect(page.get_by_role("navigation")).to_have_count(0)
+    expect(page.get_by_role("slider")).to_have_count(0)
+    expect(page.locator(".face .number")).to_have_css("print-color-adjust", "exact")
+    expect(page.locator(".bars .track").first).to_have_css("fill", "rgb(230, 233, 239)")
+    expect(page.get_by_role("table")).to_be_visible()
+
+
 def test_the_pages_are_built_for_everybody(page: Page, portrait_file: Path) -> None:
     for step in ("first page", "result"):
         if step == "result":

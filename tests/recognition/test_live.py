@@ -263,6 +263,15 @@ class TestPage:
         expect(page.locator("#faces tr")).to_have_count(8)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
+    def test_where_no_face_is_found_the_picture_says_so(self, page: Page) -> None:
+        start(page)
+        nobody = {"width": 640, "height": 480, "faces": [], "milliseconds": 5}
+        page.route("**/live/frame/", lambda route: route.fulfill(json=nobody))
+        expect(page.locator("#overlay")).to_have_text("No face in view")
+        page.unroute("**/live/frame/")
+        expect(page.locator("#overlay .line")).to_be_visible()
+        expect(page.locator("#overlay .nobody")).to_have_count(0)
+
     def test_a_refused_camera_is_explained(self, camera_browser: Browser, live_server: LiveServer) -> None:
         context = camera_browser.new_context()
         page = context.new_page()

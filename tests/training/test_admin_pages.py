@@ -319,6 +319,12 @@ def test_a_list_that_does_not_leak_is_trained_on_its_own(launcher: Client, datas
     assert [fold.number for fold in TrainingRun.objects.get().folds.all()] == [0]
 
 
+def test_a_number_of_folds_that_is_too_small_is_told_once(launcher: Client, dataset: Dataset) -> None:
+    page = text(launch(launcher, dataset, protocol="made", fold_count=1))
+    assert "greater than or equal to 2" in page
+    assert "Say how many folds" not in page
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
@@ -578,6 +584,12 @@ def test_the_list_leads_to_the_pages_of_runs(launcher: Client, run: TrainingRun)
     assert launcher.get(change)["Location"] == address("watch", run.pk)
 
 
+def test_empty_lists_say_what_to_do_first(admin_client: Client) -> None:
+    assert "Register a data set" in text(admin_client.get(address("changelist")))
+    sets = text(admin_client.get(reverse("admin:training_dataset_changelist")))
+    assert "Lay one into the data folder" in sets
+
+
 def test_selected_runs_are_compared(launcher: Client, run: TrainingRun) -> None:
     values = {"action": "compare", "_selected_action": [run.pk, run.pk + 1]}
     TrainingRun.objects.create(
@@ -703,6 +715,8 @@ def test_what_was_found_is_shown(keeper: Client, dataset: Dataset) -> None:
     assert "anger/broken.png" in page
     assert "more than once (1 group)" in page
     assert "anger/twin.png" in page
+    row = text(keeper.get(reverse("admin:training_dataset_changelist")))
+    assert "1 unreadable, 1 group of duplicates<" in row
 
 
 def test_a_set_that_cannot_be_read_says_why(keeper: Client, dataset: Dataset) -> None:

@@ -354,11 +354,16 @@ def test_nothing_runs_over_the_edge_of_a_phone(
 ) -> None:
     train(run, 0, epochs=2)
     run.folds.filter(number=1).update(state=State.FAILED, error="No space is left on the device " + "x" * 80)
+    run.name = "z" * 90
+    run.save(update_fields=["name"])
     tasks.inspect_dataset(run.dataset_id)
     context = chromium.new_context(viewport={"width": 390, "height": 844})
     log_in(context, live_server)
     page = context.new_page()
     for place in (
+        reverse("admin:index"),
+        reverse("admin:training_trainingrun_compare"),
+        reverse("admin:training_trainingrun_report", args=[run.pk]),
         run.get_absolute_url(),
         reverse("admin:training_trainingrun_add") + f"?clone={run.pk}",
         reverse("admin:training_trainingrun_changelist"),

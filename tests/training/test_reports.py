@@ -20,8 +20,9 @@ from pytest_django.live_server_helper import LiveServer
 from ml.config import PRESETS
 from ml.expressions import EXPRESSIONS
 from ml.metrics import evaluate_predictions, paired_test, summarise_folds
+from training.figures import PANELS, draw_curves, lasting_svg
 from training.models import Dataset, EpochMetric, Fold, State, TrainingRun
-from training.reports import compare_runs, fold_table, report_run
+from training.reports import Epoch, compare_runs, fold_table, report_run
 
 pytestmark = pytest.mark.django_db
 
@@ -437,6 +438,15 @@ def test_pictures_are_svg_and_png_on_the_papers_of_both_themes(
         assert response.headers["Content-Type"] == "image/png"
         image = Image.open(io.BytesIO(response.content)).convert("RGB")
         assert image.getpixel((1, 1)) == tuple(bytes.fromhex(paper[1:]))
+
+
+def test_the_curve_of_one_epoch_has_no_half_epochs() -> None:
+    one = Epoch(0, "mask", 1, 1.0, *[None] * 5)
+    with lasting_svg():
+        picture = draw_curves([one], PANELS["mask-loss"], "svg", "light").decode()
+
+    assert ">1<" in picture
+    assert ">0.96<" not in picture
 
 
 def test_other_pictures_are_not_found(viewer: Client, run: TrainingRun) -> None:
