@@ -215,7 +215,11 @@ class DatasetAdmin(WithFolderAdmin):
     ) -> HttpResponse:
         # What comes next is the page of what was found, whatever the button.
         buttons = {"show_save_and_add_another": False, "show_save_and_continue": False}
-        response: HttpResponse = super().add_view(request, form_url, {**buttons, **(extra_context or {})})
+        try:
+            response: HttpResponse = super().add_view(request, form_url, {**buttons, **(extra_context or {})})
+        except LaunchError as error:  # once the row is there
+            messages.warning(request, f"It is registered, but could not be looked at: {error}")
+            return redirect("admin:training_dataset_changelist")
         return response
 
     def response_add(

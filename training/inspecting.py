@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from celery import current_app
 from django.db import transaction
+from kombu.exceptions import OperationalError
 
 from training import services
 from training.models import Dataset
@@ -22,20 +23,28 @@ WAITING: Final = "Waiting for a worker"
 def ask_for_inspection(dataset: Dataset) -> None:
     """Hand a data set to a worker; what was found before is forgotten.
 
-    Raises LaunchError, and changes nothing, where the broker does not answer.
+    Raises LaunchError, and changes nothing, where the broker does not answer or take it: the latter once the
+    transaction is committed, where there is one.
     """
     with services.broker():
         pass
-    Dataset.objects.filter(pk=dataset.pk).update(inspected=None, inspection=None, problem="")
+    row = Dataset.objects.filter(pk=dataset.pk)
+    found: dict[str, Any] = dict(row.values("inspected", "inspection", "problem").first() or {})
+    row.update(inspected=None, inspection=None, problem="")
     _tell(dataset, WAITING, 0, 0)
-    transaction.on_commit(partial(_send, dataset.pk))
+    transaction.on_commit(partial(_send, dataset, found))
 
 
-def _send(dataset_id: int) -> None:
-    with services.broker() as connection:
-        current_app.send_task(
-            "training.tasks.inspect_dataset", [dataset_id], connection=connection, retry=False
-        )
+def _send(dataset: Dataset, found: dict[str, Any]) -> None:
+    try:
+        with services.broker() as connection:
+            current_app.send_task(
+                "training.tasks.inspect_dataset", [dataset.pk], connection=connection, retry=False
+            )
+    except (services.LaunchError, OperationalError) as error:  # of a broker on a full disk, for one
+        Dataset.objects.filter(pk=dataset.pk).update(**found)
+        _forget(dataset)
+        raise services.LaunchError(f"The broker does not take it: {error}") from error
 
 
 def inspect(dataset: Dataset) -> None:
@@ -52,8 +61,7 @@ def inspect(dataset: Dataset) -> None:
     try:
         services.inspect_dataset(dataset, on_progress)
     finally:
-        with suppress(OSError):
-            _file(dataset).unlink()
+        _forget(dataset)
 
 
 def progress_of(dataset: Dataset) -> dict[str, Any] | None:
@@ -77,6 +85,11 @@ def _tell(dataset: Dataset, doing: str, done: int, total: int) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial_file.write_text(json.dumps({"doing": doing, "done": done, "total": total}))
         partial_file.replace(file)
+
+
+def _forget(dataset: Dataset) -> None:
+    with suppress(OSError):
+        _file(dataset).unlink()
 
 
 def _file(dataset: Dataset) -> Path:

@@ -101,7 +101,7 @@ def run_claimed(
 
 def _sweep(folder: Path) -> None:
     """Delete the half files of a worker that was killed while it wrote: ours and those of safetensors."""
-    for half in (*folder.glob(".*.part"), *folder.glob(".tmp*")):
+    for half in (*folder.rglob(".*.part"), *folder.rglob(".tmp*")):
         if half.is_file():
             half.unlink(missing_ok=True)
 

@@ -15,6 +15,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 from kombu.connection import Connection
+from kombu.exceptions import OperationalError
 from PIL import Image
 from pytest_django import Settings
 
@@ -798,6 +799,27 @@ def test_without_a_broker_a_set_is_registered_but_not_looked_at(
     keeper.post(reverse("admin:training_dataset_inspect", args=[dataset.pk]))
     dataset.refresh_from_db()
     assert dataset.inspection is not None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_broker_answers_but_does_not_take_changes_nothing_and_is_told(
+    keeper: Client, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OperationalError("MISCONF: the disk is full")
+
+    tasks.inspect_dataset(dataset.pk)
+    monkeypatch.setattr("celery.app.base.Celery.send_task", refuse)
+    page = text(keeper.post(reverse("admin:training_dataset_inspect", args=[dataset.pk]), follow=True))
+    assert "The broker does not take it: MISCONF: the disk is full" in page
+    assert "Waiting for a worker" not in page
+    dataset.refresh_from_db()
+    assert dataset.inspected
+    assert dataset.inspection is not None
+
+    page = text(keeper.post(ADD_DATASET, {"name": "mine", "kind": "folders", "folder": "small"}, follow=True))
+    assert "It is registered, but could not be looked at" in page
+    assert Dataset.objects.filter(name="mine", inspected=None).exists()
 
 
 @pytest.mark.parametrize("name", ["launch", "1x", "99", "٣", "9" * 5000])

@@ -162,10 +162,15 @@ def test_going_back_passes_over_what_is_damaged(make: Callable[..., Checkpoint])
     first, second, third = (make(name) for name in ("first", "second", "third"))
     for checkpoint in (first, second, third):
         checkpoints.activate(checkpoint)
+    sound = second.path.read_bytes()
     harm(second, "flipped")
 
     assert checkpoints.go_back(third) == first
     assert in_service() == "first"
+    # Mended, it still is not what was in service before the next one.
+    second.path.write_bytes(sound)
+    checkpoints.activate(fourth := make("fourth"))
+    assert checkpoints.go_back(fourth) == first
 
 
 def test_a_second_click_goes_back_no_further(admin_client: Client, make: Callable[..., Checkpoint]) -> None:

@@ -166,11 +166,13 @@ def test_a_fold_that_breaks_in_the_middle_can_be_run_again(request_: RunRequest)
     assert fold.state == State.FAILED
     assert fold.error == "The program broke (KeyError: 'a slip of the programmer'): the log has the details."
     assert "Traceback" not in fold.error
-    for half in (".state.safetensors.4321.part", ".tmpOfSafetensors"):  # of a process that was killed
+    (fold.folder / "mistakes").mkdir()
+    halves = (".state.safetensors.4321.part", ".tmpOfSafetensors", "mistakes/.0-face.png.4321.part")
+    for half in halves:  # of a process that was killed
         (fold.folder / half).write_bytes(b"half")
     services.requeue(run, 0)
     assert train(run).state == State.SUCCEEDED
-    assert not list(fold.folder.glob(".*"))
+    assert not list(fold.folder.rglob(".*"))
 
 
 def test_a_state_of_other_data_is_refused_once_and_then_trained_anew(
