@@ -121,7 +121,8 @@ def _train(desk: "Desk") -> Outcome:
     desk.device = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     revision = services.git_revision()
     if revision and run.git_revision and revision != run.git_revision:
-        desk.say(f"The code is {revision[:7]} now, and was {run.git_revision[:7]} when the run was launched.")
+        now, then = (text[:7] + text[40:] for text in (revision, run.git_revision))  # with "+changes"
+        desk.say(f"The code is {now} now, and was {then} when the run was launched.")
 
     own, extra = _samples_of(fold)
     train_samples = [*own.train, *(sample for _, samples in extra for sample in samples)]

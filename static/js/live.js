@@ -296,7 +296,8 @@ function draw({ width, height, faces }) {
   });
   overlay.replaceChildren(masks, ...outlines);
   if (!tracks.length) {
-    overlay.append(svg("text", { class: "nobody", x: clientWidth / 2, y: clientHeight - 16 }, root.dataset.nobody));
+    const place = { x: clientWidth / 2, y: clientHeight - 16 };
+    overlay.append(svg("text", { class: "nobody", ...place }, root.dataset.nobody));
   }
   part("faces").hidden = beside;
   if (!beside) fillCards(seen);

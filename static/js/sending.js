@@ -79,7 +79,8 @@ export function bringToLife(input, describe) {
     if (!files.length) return;
     const { name, problem: why } = describe(files, texts);
     chosen.querySelector(".name").textContent = name;
-    chosen.querySelector("small").textContent = unit(files.reduce((sum, file) => sum + file.size, 0) / 1e6, "megabyte", 1);
+    const megabytes = files.reduce((sum, file) => sum + file.size, 0) / 1e6;
+    chosen.querySelector("small").textContent = unit(Math.max(0.1, megabytes), "megabyte", 1); // never "0 MB"
     if (why) {
       complain(why);
       send.disabled = true;

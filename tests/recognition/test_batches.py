@@ -494,6 +494,8 @@ def test_a_person_sends_photos_sees_how_far_it_is_and_gets_the_gallery(
 ) -> None:
     page = chromium.new_page()
     page.goto(f"{live_server.url}/batch/")
+    page.set_input_files("#photos", FilePayload(name="tiny.jpg", mimeType="image/jpeg", buffer=b"tiny"))
+    assert page.inner_text("#chosen small") == "0.1 MB"
     page.set_input_files(
         "#photos",
         [

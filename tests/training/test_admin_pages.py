@@ -637,6 +637,7 @@ def test_the_pages_say_that_they_are_english_where_the_frame_is_not(
         page = text(admin_client.get(address, headers={"accept-language": "vi"}))
         assert '<html lang="vi"' in page
         assert "Đăng xuất" in page, "the frame's own words"
+        assert "Tháng" not in page, "no date of another language in it"
         for own in ('<div class="breadcrumbs" lang="en">', '<h1 lang="en">', '<div lang="en">'):
             assert own in page, address
 

@@ -157,6 +157,17 @@ def test_a_broken_fold_says_why_and_keeps_the_traceback_to_its_log(
     assert "Traceback" in (fold.folder / "log.txt").read_text()
 
 
+def test_code_that_was_changed_since_the_launch_is_told(
+    request_: RunRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "git_revision", lambda: "a" * 40)
+    run = services.create_run(request_)
+    monkeypatch.setattr(services, "git_revision", lambda: "a" * 40 + "+changes")
+    Dataset.objects.update(folder=str(tmp_path / "gone"))
+    log = (train(run).folder / "log.txt").read_text()
+    assert "The code is aaaaaaa+changes now, and was aaaaaaa when the run was launched." in log
+
+
 def test_a_fold_that_breaks_in_the_middle_can_be_run_again(request_: RunRequest) -> None:
     def break_down(report: BatchReport) -> None:
         raise KeyError("a slip of the programmer")
