@@ -16,7 +16,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from ml.expressions import EXPRESSIONS
 from ml.faces import LANDMARKS
-from recognition import live
+from recognition import live, services
 from recognition.models import Analysis
 from recognition.services import PredictorError
 from tests.recognition.conftest import as_jpeg
@@ -198,6 +198,11 @@ def shares(page: Page, part: str) -> tuple[float, float]:
 
 @pytest.mark.django_db(transaction=True)
 class TestPage:
+    @pytest.fixture(autouse=True)
+    def loaded(self, transactional_db: None) -> None:
+        """The model, which takes its time once: no page need wait for it."""
+        services.get_predictor()
+
     def test_box_word_and_bars_lie_on_the_face_and_a_snapshot_is_kept_only_on_demand(
         self, page: Page
     ) -> None:
